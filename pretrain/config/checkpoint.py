@@ -1,0 +1,19 @@
+"""When the run saves, what it keeps, and what it exports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    early: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    """Steps saved at the start, where abilities move fastest (Pythia's log spacing). Those after the end are dropped."""
+    every: str = "1000 steps"
+    """Then one save at every multiple of this duration, and one at the end of the run."""
+    background: bool = True
+    """Training waits for the copy only; files are written behind it, one save in flight at most."""
+    keep: int | None = None
+    """Checkpoints that keep optimizer state; older ones keep weights only. Null keeps everything."""
+    export: str = "none"
+    """Hugging Face folders: `none`, `last` (at the end of the run) or `all` (at every save)."""

@@ -1,0 +1,21 @@
+"""Which training engine, and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True, slots=True)
+class EngineConfig:
+    name: str = "megatron"
+    """`megatron`: Megatron-core's DDP, pipeline schedules and optimizers."""
+    distributed_optimizer: bool = True
+    """Shard fp32 weights and moments over data-parallel ranks."""
+    overlap_grad_reduce: bool = True
+    """Reduce gradients bucket by bucket while backward runs."""
+    overlap_param_gather: bool = True
+    """Gather updated weights bucket by bucket while the next forward runs (distributed optimizer only)."""
+    bucket_size: int | None = None
+    """Parameters per communication bucket; null is Megatron-core's own choice."""
+    timeout_minutes: int = 30
+    """A collective that waits longer than this ends the job with an error."""

@@ -1,0 +1,19 @@
+"""Scoring of downstream tasks at saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbeConfig:
+    mode: str = "inline"
+    """`inline`: at every save, on the live model; `off`: not at all."""
+    suite: str = "demo"
+    """A suite of `configs/probes`, or the path of a YAML file of the same form."""
+    task_paths: list[str] = field(default_factory=list)
+    """Further folders with lm-eval task YAML files, looked up before the bundled ones and lm-eval's own."""
+    limit: int | None = None
+    """Items per task at most; null is what the suite says."""
+    tokens_per_row: int = 4096
+    """Token budget of one packed row; more needs more memory and keeps a GPU busier."""

@@ -1,0 +1,178 @@
+"""The seam: what the loop, the hooks and the prober may ask of a training engine.
+
+Types here are numpy and plain Python, so that data, probes and tests can build them without an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from pretrain.checkpoint.blocks import Chunk
+    from pretrain.checkpoint.reader import CheckpointReader
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimizer step's share of this data-parallel rank.
+
+    Attributes:
+        tokens_MBT: int32 [num_microbatches, micro_batch_size, sequence_length + 1]; inputs are [..., :-1],
+            labels [..., 1:].
+        first_sample: index in the run's sample order of the global batch's first sequence.
+        num_samples: sequences of the global batch, over all ranks.
+        source_tokens: tokens per source of the global batch, over all ranks.
+    """
+
+    tokens_MBT: np.ndarray
+    first_sample: int
+    num_samples: int
+    source_tokens: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one optimizer step did; the same on every rank.
+
+    Attributes:
+        loss: mean cross entropy in nats per token over the global batch, before the update.
+        tokens: tokens of the global batch.
+        grad_norm: global L2 norm of the gradient before clipping.
+        skipped: the update was not applied (loss or gradient not finite).
+    """
+
+    loss: float
+    tokens: int
+    grad_norm: float
+    skipped: bool = False
+
+
+@dataclass(slots=True)
+class PackedRow:
+    """One forward-only row: a shared prefix, then `num_blocks` blocks of `block_length` tokens, then padding.
+
+    Key k is visible to query q when k ≤ q < end[k]; a block sees the whole prefix and nothing of other blocks.
+    All arrays are over the row's S = prefix + num_blocks · block_length (+ padding) tokens.
+
+    Attributes:
+        prefix: length of the shared prefix (causal), may be 0.
+        num_blocks: number of blocks, may be 0.
+        block_length: tokens per block.
+        tokens_S: int32 token ids.
+        positions_S: int32 position (RoPE) of each token.
+        ends_S: int32 index one past the last token that sees this one; 0 marks padding.
+        num_real_tokens: tokens that are not padding.
+        wanted_W: int64 indices into the row whose next-token distribution is wanted, ascending.
+        pair_wanted_P: int64 index into `wanted_W` of each (position, target) pair.
+        pair_target_P: int64 target token id of each pair.
+        pair_id_P: int64 global id of each pair; every id occurs in exactly one row.
+    """
+
+    prefix: int
+    num_blocks: int
+    block_length: int
+    tokens_S: np.ndarray
+    positions_S: np.ndarray
+    ends_S: np.ndarray
+    num_real_tokens: int
+    wanted_W: np.ndarray
+    pair_wanted_P: np.ndarray
+    pair_target_P: np.ndarray
+    pair_id_P: np.ndarray
+
+
+@dataclass(slots=True)
+class PackedRows:
+    """Work for `Engine.score`: identical on every rank.
+
+    Attributes:
+        rows: the rows; each S is a multiple of `multiple`.
+        num_pairs: number of (position, target) pairs over all rows; ids are 0 … num_pairs - 1.
+        digest: hash over all arrays, compared over ranks before scoring starts.
+    """
+
+    rows: list[PackedRow]
+    num_pairs: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogProbs:
+    """Answer to `PackedRows`, the same bits on every rank.
+
+    Attributes:
+        log_prob_P: float64 [num_pairs], natural log-probability of each pair's target.
+        is_greedy_P: bool [num_pairs], whether the target is the argmax over the true vocabulary.
+    """
+
+    log_prob_P: np.ndarray
+    is_greedy_P: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can combine; `engine/build.py` refuses the rest, naming the reason.
+
+    Attributes:
+        tensor, pipeline, virtual_pipeline, context, sequence: whether the parallelism is supported.
+        precisions: supported values of `precision.compute`.
+    """
+
+    tensor: bool
+    pipeline: bool
+    virtual_pipeline: bool
+    context: bool
+    sequence: bool
+    precisions: tuple[str, ...]
+
+
+class Scorer(Protocol):
+    """Anything that can score packed rows: a live engine, or a model read from a checkpoint."""
+
+    def score(self, rows: PackedRows) -> TokenLogProbs:
+        """Forward only; every rank calls it with the same rows and gets the same bits."""
+        ...
+
+
+class ShardedState(Protocol):
+    """This rank's part of fp32 weights and moments, as views that checkpoints stage from and load into."""
+
+    def chunks(self) -> Iterable[Chunk]:
+        """Flat ranges this rank is the one to write; together over ranks every element exactly once."""
+        ...
+
+    def load(self, reader: CheckpointReader) -> None:
+        """Fills master weights, moments, optimizer step and model weights from a checkpoint of any layout."""
+        ...
+
+
+class Engine(Scorer, Protocol):
+    """A model, its optimizer and its process groups. Every method is called by every rank."""
+
+    capabilities: Capabilities
+
+    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """Forward, backward and update over all microbatches of one step."""
+        ...
+
+    def sharded_state(self) -> ShardedState:
+        """Weights, moments and where each piece belongs in the whole model."""
+        ...
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full fp32 tensors under Hugging Face names, one at a time, on rank 0 (others get none)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Layout and software versions, for manifests."""
+        ...
+
+    def close(self) -> None:
+        """Releases process groups."""
+        ...

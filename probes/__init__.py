@@ -1,0 +1,1 @@
+"""Downstream tasks, scored on a live engine or a checkpoint: measurements in, answers out."""

@@ -1,0 +1,50 @@
+"""The one schema of a measurement, as stored in `probes.jsonl`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One metric of one task at one checkpoint.
+
+    Attributes:
+        run: name of the run.
+        step: optimizer steps done.
+        tokens: tokens trained on.
+        flops: training FLOPs spent (6N-type estimate of `pretrain.flops`).
+        suite: name of the suite.
+        task: task name; `mean` for a domain's unweighted mean over its tasks.
+        domain: domain of the task.
+        num_fewshot: examples in the prompt.
+        metric: `acc`, `acc_norm`, `gold_bpb`, `correct_prob`, `margin`, …
+        value: the metric's value.
+        stderr: its standard error over items; null where lm-eval gives none.
+        num_items: items scored.
+        plan_hash: hash of tasks, items, prompts, tokenizer and packing; another hash is another curve.
+        config_hash: hash of the run's resolved configuration.
+        seconds: wall time of scoring the whole suite.
+    """
+
+    run: str
+    step: int
+    tokens: int
+    flops: float
+    suite: str
+    task: str
+    domain: str
+    num_fewshot: int
+    metric: str
+    value: float
+    stderr: float | None
+    num_items: int
+    plan_hash: str
+    config_hash: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of `probes.jsonl`."""
+        return dataclasses.asdict(self)
