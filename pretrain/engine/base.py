@@ -5,15 +5,13 @@ Types here are numpy and plain Python, so that data, probes and tests can build 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
-
     from pretrain.checkpoint.blocks import Chunk
     from pretrain.checkpoint.reader import CheckpointReader
 
@@ -163,10 +161,6 @@ class Engine(Scorer, Protocol):
 
     def sharded_state(self) -> ShardedState:
         """Weights, moments and where each piece belongs in the whole model."""
-        ...
-
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Full fp32 tensors under Hugging Face names, one at a time, on rank 0 (others get none)."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Engine, StepResult
+from pretrain.engine.job import Job
 from pretrain.state import RunState
 from pretrain.track.sink import RunInfo
 
 if TYPE_CHECKING:
+    from pretrain.checkpoint.calendar import Calendar
     from pretrain.track.tracker import Tracker
 
 
@@ -29,8 +31,10 @@ class Run:
         engine: the live engine.
         tracker: where rows and events go (does nothing on ranks other than 0).
         info: static facts of the run, its directory among them.
-        rank: global rank of this process.
-        world_size: number of processes.
+        job: rank, world size, and what all processes do together.
+        checkpoints: folder of the run's checkpoints.
+        calendar: the steps at which everything is measured and saved.
+        stopping: set by a hook on every rank to save and leave after the present step.
     """
 
     config: RunConfig
@@ -38,23 +42,52 @@ class Run:
     engine: Engine
     tracker: Tracker
     info: RunInfo
-    rank: int
-    world_size: int
+    job: Job
+    checkpoints: Path
+    calendar: Calendar
+    stopping: bool = False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a checkpoint of the present step lies, or would lie."""
+        return self.checkpoints / f"step_{self.state.step:08d}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One finished step.
+
+    Attributes:
+        result: what the engine returned.
+        learning_rate: learning rate of the update.
+        seconds: wall time of the step, waiting for data included.
+    """
+
+    result: StepResult
+    learning_rate: float
+    seconds: float
 
 
 class Hook(Protocol):
-    """Every method is called on every rank; a hook that has nothing to do at a point leaves it empty."""
+    """Every method is called on every rank, hooks in the order of the list.
+
+    At a save the order carries meaning: what is measured before the checkpoint is written (validation) is in
+    the record when the checkpoint exists; what comes after it (probing) is made up for when a run resumes.
+    """
 
     def on_start(self, run: Run) -> None:
         """Before the first step, after a resume has been loaded."""
         ...
 
-    def on_step(self, run: Run, result: StepResult, seconds: float) -> None:
-        """After each step; `seconds` is the wall time of the step alone."""
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """After each step."""
         ...
 
-    def on_checkpoint(self, run: Run, checkpoint: Path) -> None:
-        """After each save; the folder may still be being written behind training."""
+    def on_save(self, run: Run) -> None:
+        """At each save, and again when a run resumes from one; must be idempotent.
+
+        A save off the calendar (the run was told to stop) is for the checkpoint alone: nothing is measured.
+        """
         ...
 
     def on_end(self, run: Run) -> None:

@@ -1,0 +1,129 @@
+"""The one place that teaches Megatron-core to live without CUDA.
+
+Megatron-core 0.16 names "cuda" literally in tensor factories, asks `torch.cuda` for a device and for random
+state, and recognises fp32 gradients by the string 'torch.cuda.FloatTensor'. Where CUDA is present nothing is
+touched. Where it is absent, `prepare_device` applies the shims below, once per process; each names what it
+replaces, why, and who upstream needs it, and `tests/contracts/test_device_seam.py` fails when one vanishes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "empty_like")
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """One replaced attribute.
+
+    Attributes:
+        module: dotted module (or class) that owns the attribute.
+        attribute: its name.
+        reason: what fails on CPU without the replacement.
+        upstream: who needs it, as path in megatron-core 0.16.1.
+        make: the original attribute -> its replacement.
+    """
+
+    module: str
+    attribute: str
+    reason: str
+    upstream: str
+    make: Callable[[Any], Any]
+
+    def owner(self) -> Any:
+        """The object that holds the attribute."""
+        if self.module == "torch.Tensor":
+            return torch.Tensor
+        return importlib.import_module(self.module)
+
+
+def _factory_on_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is not None and getattr(device, "type", device) == "cuda":
+            kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return original(*args, **kwargs)
+
+    return create
+
+
+def _type_name_as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        name = original(self, *args, **kwargs)
+        if args or kwargs or not isinstance(name, str):
+            return name
+        return name.replace("torch.", "torch.cuda.", 1)
+
+    return type_name
+
+
+def _set_cpu_rng(state: torch.Tensor, *_: Any, **__: Any) -> None:
+    torch.set_rng_state(state)
+
+
+def _get_cpu_rng(*_: Any, **__: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _seed_cpu(seed: int) -> None:
+    torch.random.default_generator.manual_seed(seed)
+
+
+_RANDOM = "megatron.core.tensor_parallel.random"
+
+SHIMS: tuple[Shim, ...] = (
+    Shim("torch.cuda", "current_device", "parameters are created there", "tensor_parallel/layers.py", lambda _: lambda: _CPU),
+    Shim("torch.cuda", "synchronize", "called around timers and p2p", "pipeline_parallel/schedules.py", lambda _: lambda *a: None),
+    Shim("torch.cuda", "get_rng_state", "CUDA generator", _RANDOM, lambda _: _get_cpu_rng),
+    Shim("torch.cuda", "set_rng_state", "CUDA generator", _RANDOM, lambda _: _set_cpu_rng),
+    Shim("torch.cuda", "manual_seed", "CUDA generator", _RANDOM, lambda _: _seed_cpu),
+    Shim("torch.Tensor", "cuda", "moves of flags and norms", "optimizer/optimizer.py", lambda _: lambda self, *a, **k: self),
+    Shim("torch.Tensor", "type", "fp32 is recognised by its CUDA type name", "optimizer/clip_grads.py", _type_name_as_cuda),
+    Shim(_RANDOM, "_get_cuda_rng_state", "binds the CUDA default generator", _RANDOM, lambda _: _get_cpu_rng),
+    Shim(_RANDOM, "_set_cuda_rng_state", "binds the CUDA default generator", _RANDOM, lambda _: _set_cpu_rng),
+    *(
+        Shim("torch", name, 'device="cuda" is written literally', "pipeline_parallel/schedules.py", _factory_on_cpu)
+        for name in _FACTORIES
+    ),
+)
+
+_applied = False
+
+
+def prepare_device() -> torch.device:
+    """The device of this process, ready for Megatron-core; idempotent.
+
+    Returns:
+        The CUDA device of the local rank, or the CPU after the shims are applied.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    global _applied
+    if not _applied:
+        # `with torch.device(...)` redirects a cached set of factory functions. It must be filled before the
+        # factories are rebound, or Hugging Face models in this process keep uninitialised buffers, silently.
+        import torch.utils._device as torch_device
+
+        torch_device._device_constructors()
+        for shim in SHIMS:
+            owner = shim.owner()
+            setattr(owner, shim.attribute, shim.make(getattr(owner, shim.attribute)))
+        _applied = True
+    return _CPU
+
+
+def backend() -> str:
+    """Communication backend that fits the device: `nccl` or `gloo`."""
+    return "nccl" if torch.cuda.is_available() else "gloo"

@@ -1,0 +1,92 @@
+"""The processes of a job, before any engine exists: who am I, wait for all, do something once for all."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from pretrain.engine.device import backend, prepare_device
+
+T = TypeVar("T")
+
+
+class Job:
+    """One process among those that a launcher started; alone when there was no launcher.
+
+    Args:
+        timeout_minutes: how long a collective may wait before the job ends with an error.
+
+    Attributes:
+        rank: global rank of this process.
+        world_size: number of processes.
+        device: where this process computes.
+    """
+
+    def __init__(self, *, timeout_minutes: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        self.device = prepare_device()
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        if "RANK" in os.environ:
+            dist.init_process_group(backend(), timeout=timeout)
+        else:
+            dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def barrier(self) -> None:
+        """Waits for every process."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank; small Python objects only."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Does the work on rank 0 and gives its result, or its exception, to every rank.
+
+        Raises:
+            Exception: whatever the work raised, on every rank: none is left waiting.
+        """
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.rank == 0:
+            try:
+                outcome = (work(), None)
+            except Exception as error:  # re-raised below on every rank
+                outcome = (None, error)
+        result, error = self.broadcast(outcome)
+        if error is not None:
+            raise error
+        return result
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank."""
+        if self.world_size == 1:
+            return flag
+        told = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told.item())
+
+    def close(self) -> None:
+        """Leaves the job."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def environment_rank() -> int:
+    """The launcher's rank of this process, known before the job is joined; 0 without a launcher."""
+    return int(os.environ.get("RANK", 0))
+
+
+def environment_world_size() -> int:
+    """The launcher's number of processes, known before the job is joined; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))

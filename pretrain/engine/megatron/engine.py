@@ -1,0 +1,219 @@
+"""Megatron-core as an `Engine`: DDP, schedules and optimizer around the one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import get_batch_on_this_cp_rank
+
+from pretrain.config.run import RunConfig
+from pretrain.engine.base import Batch, Capabilities, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.initialize import initialize
+from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.score import evaluation, score_rows
+from pretrain.engine.megatron.shards import MegatronState, blocks_of
+from pretrain.model.gpt import build_chunks, transformer_config
+from pretrain.model.spec import ModelSpec
+
+
+class MegatronEngine:
+    """The live model of a run under Megatron-core. Every rank builds one.
+
+    Args:
+        config: the resolved, checked configuration.
+        spec: the model's derived sizes.
+        device: where this rank computes.
+    """
+
+    capabilities = Capabilities(
+        tensor=True,
+        pipeline=False,
+        virtual_pipeline=False,
+        context=False,
+        sequence=True,
+        precisions=("bf16", "fp32"),
+    )
+
+    def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
+        self._config, self._spec, self._device = config, spec, device
+        groups.start(config)
+        self._megatron = transformer_config(config, spec)
+        self._chunks = build_chunks(config, spec, self._megatron)
+        blocks = blocks_of(self._chunks)
+        initialize(blocks, seed=config.run.seed, std=config.model.init_std)
+        self._wrappers = self._wrap()
+        self._optimizer = self._build_optimizer()
+        self._state = MegatronState(self._chunks, self._optimizer, blocks)
+        self._connect()
+        self._forward_backward = get_forward_backward_func()
+
+    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """One update over all microbatches; not applied when loss or gradient is not finite."""
+        for wrapper in self._wrappers:
+            wrapper.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group["lr_mult"]
+            # Megatron leaves this to its own scheduler: without it norms are decayed in spite of wd_mult.
+            group["weight_decay"] = self._config.optimizer.weight_decay * group["wd_mult"]
+        microbatches, micro_batch_size, _ = batch.tokens_MBT.shape
+        iterators = [self._microbatches(batch) for _ in self._wrappers]
+        outputs = self._forward_backward(
+            forward_step_func=self._forward_step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self._wrappers if len(self._wrappers) > 1 else self._wrappers[0],
+            num_microbatches=microbatches,
+            seq_length=self._config.train.sequence_length,
+            micro_batch_size=micro_batch_size,
+            forward_only=False,
+        )
+        tokens = batch.num_samples * self._config.train.sequence_length
+        loss = self._reduce_loss(outputs) / tokens
+        grad_norm = self._update(loss)
+        return StepResult(
+            loss=loss,
+            tokens=tokens,
+            grad_norm=grad_norm,
+            skipped=not (math.isfinite(loss) and math.isfinite(grad_norm)),
+        )
+
+    def score(self, rows: PackedRows) -> TokenLogProbs:
+        """Forward only on the live weights; leaves the engine as it was."""
+        with evaluation(self._chunks, self._wrappers):
+            return score_rows(self._chunks, rows, vocab_size=self._spec.vocab_size)
+
+    def sharded_state(self) -> MegatronState:
+        """Weights and moments of this rank."""
+        return self._state
+
+    def describe(self) -> dict[str, Any]:
+        """Layout and versions, as plain JSON values."""
+        parallel = self._config.parallel
+        return {
+            "engine": "megatron",
+            "megatron_core": version("megatron-core"),
+            "torch": torch.__version__,
+            "device": self._device.type,
+            "world_size": dist.get_world_size(),
+            "tensor": parallel.tensor,
+            "pipeline": parallel.pipeline,
+            "virtual_pipeline": parallel.virtual_pipeline,
+            "context": parallel.context,
+            "sequence": parallel.sequence,
+            "data": parallel_state.get_data_parallel_world_size(),
+            "distributed_optimizer": self._config.engine.distributed_optimizer,
+            "compute": self._config.precision.compute,
+        }
+
+    def close(self) -> None:
+        """Takes the process groups down."""
+        groups.stop()
+
+    def _wrap(self) -> list[Any]:
+        engine, bf16 = self._config.engine, self._megatron.bf16
+        ddp = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=engine.overlap_grad_reduce,
+            overlap_param_gather=engine.overlap_param_gather,
+            use_distributed_optimizer=engine.distributed_optimizer,
+            bucket_size=engine.bucket_size,
+        )
+        modules = [Float16Module(self._megatron, chunk) if bf16 else chunk for chunk in self._chunks]
+        return [
+            DistributedDataParallel(config=self._megatron, ddp_config=ddp, module=module, disable_bucketing=index > 0)
+            for index, module in enumerate(modules)
+        ]
+
+    def _build_optimizer(self) -> Any:
+        settings, engine = self._config.optimizer, self._config.engine
+        options = OptimizerConfig(
+            optimizer="adam",
+            lr=self._config.schedule.learning_rate,
+            weight_decay=settings.weight_decay,
+            adam_beta1=settings.beta1,
+            adam_beta2=settings.beta2,
+            adam_eps=settings.epsilon,
+            clip_grad=settings.grad_clip,
+            bf16=self._megatron.bf16,
+            params_dtype=self._megatron.params_dtype,
+            use_distributed_optimizer=engine.distributed_optimizer,
+            overlap_param_gather=engine.overlap_param_gather,
+        )
+        # No override puts every parameter into one decayed group; Megatron's default exempts norms and biases.
+        overrides: dict[Any, Any] | None = {} if settings.decay == "all" else None
+        return get_megatron_optimizer(options, self._wrappers, overrides, use_gloo_process_groups=False)
+
+    def _connect(self) -> None:
+        """Gives Megatron's schedules the functions they call on the wrappers."""
+        engine, megatron = self._config.engine, self._megatron
+        megatron.finalize_model_grads_func = finalize_model_grads
+        megatron.grad_scale_func = self._optimizer.scale_loss
+        single = len(self._wrappers) == 1
+        if engine.overlap_grad_reduce:
+            no_sync = [wrapper.no_sync for wrapper in self._wrappers]
+            megatron.no_sync_func = no_sync[0] if single else no_sync
+            if not single:
+                megatron.grad_sync_func = [wrapper.start_grad_sync for wrapper in self._wrappers]
+        if engine.overlap_param_gather and not single:
+            megatron.param_sync_func = [wrapper.start_param_sync for wrapper in self._wrappers]
+
+    def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor]]:
+        length = self._config.train.sequence_length
+        tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
+        position_ids = torch.arange(length, device=self._device).expand(tokens_MBT.shape[1], -1)
+        for tokens_BT in tokens_MBT:
+            whole = {
+                "tokens": tokens_BT[:, :-1].contiguous(),
+                "labels": tokens_BT[:, 1:].contiguous(),
+                "position_ids": position_ids,
+            }
+            yield get_batch_on_this_cp_rank(whole) if self._config.parallel.context > 1 else whole
+
+    def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
+        batch = next(iterator)
+        losses_BS = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        return losses_BS, _sum_and_count
+
+    def _reduce_loss(self, outputs: list[torch.Tensor]) -> float:
+        """Sum of the global batch's token losses, on every rank."""
+        total = torch.zeros(1, dtype=torch.float64, device=self._device)
+        if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+            total += torch.stack(outputs).double().sum()
+            dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        if self._config.parallel.pipeline > 1:
+            source = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast(total, source, group=parallel_state.get_pipeline_model_parallel_group())
+        return total.item()
+
+    @torch.no_grad()
+    def _update(self, loss: float) -> float:
+        """Clips and steps unless loss or gradient is not finite; returns the norm before clipping."""
+        if self._optimizer.prepare_grads():
+            return math.inf
+        grad_norm = float(self._optimizer.get_grad_norm())
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return grad_norm
+        clip = self._config.optimizer.grad_clip
+        scale = clip / (grad_norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
+        if clip > 0.0 and scale < 1.0:
+            parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        self._optimizer.step_with_ready_grads()
+        return grad_norm
+
+
+def _sum_and_count(losses_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Megatron's per-token form: (sum to differentiate, tokens, what to report)."""
+    total = losses_BS.float().sum()
+    count = torch.tensor(losses_BS.numel(), dtype=torch.int, device=losses_BS.device)
+    return total, count, total.detach().clone()

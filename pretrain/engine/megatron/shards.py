@@ -1,0 +1,162 @@
+"""Where Megatron keeps fp32 weights and moments, as views that a checkpoint stages from and loads into.
+
+The mapping from a local parameter to the whole model is Megatron's own `sharded_state_dict`; nothing here
+gathers or communicates. Three traps of megatron-core 0.16 are met here: torch's Adam has no state before the
+first step and shares one `step` tensor after loading; the distributed optimizer holds flat ranges that ignore
+parameter borders; a rank without parameters has a stub optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.optimizer import ChainedOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from pretrain.checkpoint.blocks import KINDS, Block, Chunk, cut, replica_share
+from pretrain.engine.megatron import groups
+
+if TYPE_CHECKING:
+    from pretrain.checkpoint.reader import CheckpointReader
+
+Blocks = dict[torch.nn.Parameter, list[Block]]
+
+
+def blocks_of(chunks: Sequence[torch.nn.Module]) -> Blocks:
+    """Where each local parameter lies in the whole model, in a fixed order.
+
+    Args:
+        chunks: the bare GPTModel chunks of this rank, before any wrapper touches their parameters.
+
+    Returns:
+        For each parameter its blocks: several where a local tensor is cut in two globally (gate and up).
+    """
+    metadata = {
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "non_homogeneous_layers": True,  # puts the layer number into the key instead of a prepended axis
+    }
+    found: Blocks = {}
+    for chunk in chunks:
+        for entry in nested_values(chunk.sharded_state_dict(metadata=metadata)):
+            if not isinstance(entry, ShardedTensor | ShardedTensorFactory):
+                continue  # `_extra_state` of TransformerEngine
+            parts = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
+            owner = all(part == 0 for part in entry.replica_id[:-1])  # (pipeline copy, tensor copy, data rank)
+            at, blocks = 0, []
+            for part in parts:
+                block = Block(
+                    key=part.key,
+                    global_shape=tuple(part.global_shape),
+                    offset=tuple(part.global_offset),
+                    shape=tuple(part.local_shape),
+                    local_start=at,
+                    is_owner=owner,
+                )
+                blocks.append(block)
+                at += math.prod(part.local_shape)
+            assert at == entry.data.numel() and entry.data.is_contiguous(), f"{entry.key} is not laid out as one tensor"
+            found[entry.data] = blocks
+    parameters = [p for chunk in chunks for p in chunk.parameters()]
+    assert len(parameters) == len(found) and all(p in found for p in parameters), "a parameter has no global place"
+    return found
+
+
+class MegatronState:
+    """`ShardedState` of plain and distributed Megatron optimizers.
+
+    Args:
+        chunks: bare GPTModel chunks of this rank.
+        optimizer: what `get_megatron_optimizer` returned.
+        blocks: `blocks_of(chunks)`, taken before wrapping.
+    """
+
+    def __init__(self, chunks: Sequence[torch.nn.Module], optimizer: Any, blocks: Blocks) -> None:
+        self._parameters = [p for chunk in chunks for p in chunk.parameters()]
+        self._blocks = blocks
+        chained = isinstance(optimizer, ChainedOptimizer)
+        self._optimizers = [o for o in (optimizer.chained_optimizers if chained else [optimizer]) if o.optimizer]
+        self._sharded = any(isinstance(o, DistributedOptimizer) for o in self._optimizers)
+
+    def ensure_moments(self, step: int | None = None) -> None:
+        """Makes Adam's state as its first step would, each parameter with a `step` of its own.
+
+        Args:
+            step: optimizer steps done; null leaves existing state as it is.
+        """
+        for optimizer in self._optimizers:
+            adam = optimizer.optimizer
+            for group in adam.param_groups:
+                if "step" in group and step is not None:  # fused Adams of TransformerEngine and Apex count per group
+                    group["step"] = step
+                for p in group["params"]:
+                    if step is None and adam.state[p]:
+                        continue
+                    adam.state[p] = {
+                        "step": torch.tensor(float(step or 0)),
+                        "exp_avg": torch.zeros_like(p.data),
+                        "exp_avg_sq": torch.zeros_like(p.data),
+                    }
+
+    def chunks(self) -> Iterable[Chunk]:
+        """Flat ranges this rank writes; replicas share the work evenly where state is replicated."""
+        self.ensure_moments()
+        if self._sharded:
+            for parameter, start, views in self._ranges():
+                yield from cut(self._blocks[parameter], start, views)
+            return
+        rank, size = groups.replicas()
+        held = {parameter: views for parameter, _, views in self._ranges()}
+        owned = [p for p in self._parameters if self._blocks[p][0].is_owner]
+        sizes = [p.numel() for p in owned]
+        for index, first, last in replica_share(sizes, replica=rank, num_replicas=size):
+            parameter = owned[index]
+            part = {kind: view[first:last] for kind, view in held[parameter].items()}
+            yield from cut(self._blocks[parameter], first, part)
+
+    @torch.no_grad()
+    def load(self, reader: CheckpointReader) -> None:
+        """Fills fp32 weights, moments and model weights from a checkpoint of any layout."""
+        self.ensure_moments(step=reader.manifest.optimizer_step)
+        for parameter, start, views in self._ranges():
+            for kind in KINDS:
+                reader.fill(self._blocks[parameter], kind, views[kind], start)
+        self.load_weights(reader)
+
+    @torch.no_grad()
+    def load_weights(self, reader: CheckpointReader) -> None:
+        """Fills the weights the model computes with, straight from the files: no gather is needed."""
+        for parameter in self._parameters:
+            reader.fill(self._blocks[parameter], "param", parameter.data.view(-1), 0)
+
+    def optimizer_step(self) -> int:
+        """Updates applied so far, as Adam's bias correction counts them; 0 on a rank without parameters."""
+        for optimizer in self._optimizers:
+            for state in optimizer.optimizer.state.values():
+                return int(state["step"])
+            return int(next((g["step"] for g in optimizer.optimizer.param_groups if "step" in g), 0))
+        return 0
+
+    def _ranges(self) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]]:
+        for optimizer in self._optimizers:
+            adam = optimizer.optimizer
+            if isinstance(optimizer, DistributedOptimizer):
+                for parameter, (group, index) in optimizer.model_param_group_index_map.items():
+                    main = adam.param_groups[group]["params"][index]
+                    start = optimizer._get_model_param_range_map(parameter)["param"].start
+                    yield parameter, start, _views(main, adam.state[main])
+            else:
+                parameter_of = {id(getattr(p, "main_param", p)): p for p in self._parameters}
+                for param_group in adam.param_groups:
+                    for main in param_group["params"]:
+                        yield parameter_of[id(main)], 0, _views(main, adam.state[main])
+
+
+def _views(main: torch.Tensor, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    moments = {kind: state[kind].view(-1) for kind in KINDS if kind != "param"}
+    return {"param": main.detach().view(-1), **moments}
