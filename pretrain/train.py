@@ -1,34 +1,37 @@
 """One run from its configuration to its last checkpoint: the composition root, and the only importer of probes.
 
-config → run directory → data → model and engine → resume → hooks → fit. Every process runs the same lines;
-what only one must do goes through `Job.once`.
+config → run directory → data → engine → resume → hooks → fit. Every process runs the same lines; what only one
+must do goes through `Job.once`, which gives its result or its error to all.
 """
 
 from __future__ import annotations
 
-import os
-import platform
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from pretrain.checkpoint.calendar import Calendar
+from pretrain.checkpoint.calendar import save_steps
 from pretrain.checkpoint.huggingface import export_checkpoint
+from pretrain.checkpoint.manifest import CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, newest_valid
 from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
-from pretrain.config.load import config_hash, difference, identity, identity_hash, load_yaml, to_plain, to_yaml
+from pretrain.config.load import config_hash, identity_hash, to_plain
 from pretrain.config.run import RunConfig
-from pretrain.data.loader import BatchLoader
-from pretrain.data.prepare import PreparedData, ensure_prepared
+from pretrain.data.loader import BatchLoader, sample_order
+from pretrain.data.manifest import TOKENIZER_NAME
+from pretrain.data.prepare import PreparedData, ensure_prepared, open_prepared
+from pretrain.directory import CHECKPOINTS, EXPORTS, claim
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities
 from pretrain.engine.job import Job, environment_world_size
 from pretrain.engine.layout import ParallelLayout
-from pretrain.errors import ConfigError
-from pretrain.flops import flops_per_token
+from pretrain.errors import CheckpointError, ConfigError
+from pretrain.flops import FlopsPerToken, flops_per_token
 from pretrain.hooks.base import Hook, Run
 from pretrain.hooks.checkpoint import CheckpointHook
 from pretrain.hooks.metrics import MetricsHook
@@ -40,7 +43,7 @@ from pretrain.state import RunState
 from pretrain.track.sink import RunInfo
 from pretrain.track.tracker import build_tracker
 from probes.hook import ProbeHook
-from probes.suite import load_suite
+from probes.suite import Suite, load_suite
 
 EXIT_STOPPED = 75
 """Exit code of a run that saved and left because it was told to (EX_TEMPFAIL): start it again to go on."""
@@ -53,14 +56,197 @@ def train(config: RunConfig) -> int:
         0 when the run is complete, `EXIT_STOPPED` when a signal ended it after a save.
 
     Raises:
-        FinelineError: whatever the user can mend; the same on every rank.
+        FinelineError: whatever the user can mend.
     """
     check(config, environment_world_size())
     problems = check_capabilities(config)
     if problems:
         raise ConfigError(problems)
+    suite = load_suite(config.probe.suite) if config.probe.mode == "inline" else None
     job = Job(timeout_minutes=config.engine.timeout_minutes)
     try:
-        return _train(config, job)
+        return _train(config, suite, job)
     finally:
         job.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the run is made of once data and engine are there."""
+
+    config: RunConfig
+    suite: Suite | None
+    job: Job
+    directory: Path
+    data: PreparedData
+    spec: ModelSpec
+    engine: Engine
+
+    @property
+    def flops(self) -> FlopsPerToken:
+        return flops_per_token(
+            self.config.model, vocab_size=self.spec.vocab_size, sequence_length=self.config.train.sequence_length
+        )
+
+
+def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
+    directory = job.once(lambda: claim(config))
+    data = _prepare_data(config, job)
+    spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
+    engine = build_engine(config, spec, job.device)
+    parts = _Parts(config, suite, job, directory, data, spec, engine)
+    state, resume_step = _resume(parts)
+    info = _run_info(parts, resume_step)
+    tracker = build_tracker(config.track, info, rank=job.rank)
+    calendar = save_steps(
+        config.checkpoint, total_steps=config.total_steps, tokens_per_step=config.tokens_per_step
+    )
+    run = Run(
+        config=config,
+        state=state,
+        engine=engine,
+        tracker=tracker,
+        info=info,
+        job=job,
+        checkpoints=directory / CHECKPOINTS,
+        calendar=calendar,
+    )
+    with tracker, _loader(parts).iterate(state.samples) as batches:
+        what = "resume" if resume_step >= 0 else "start"
+        tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
+        fit(run, batches, _hooks(parts))
+        finished = state.step >= config.total_steps
+        tracker.event("finished" if finished else "stopped", step=state.step)
+    engine.close()
+    return 0 if finished else EXIT_STOPPED
+
+
+def _prepare_data(config: RunConfig, job: Job) -> PreparedData:
+    """Rank 0 prepares what is not there yet; every rank opens it."""
+    root = Path(config.run.dir)
+    folder = job.once(lambda: ensure_prepared(config, run_root=root, progress=_say).directory)
+    return open_prepared(config, directory=folder)
+
+
+def _loader(parts: _Parts) -> BatchLoader:
+    config, job = parts.config, parts.job
+    layout = ParallelLayout.create(config, world_size=job.world_size)
+    return BatchLoader(
+        sample_order(config, parts.data),
+        {name: source.train for name, source in parts.data.sources.items()},
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        dp_rank=layout.coordinates(job.rank).data,
+        dp_size=layout.data,
+    )
+
+
+def _resume(parts: _Parts) -> tuple[RunState, int]:
+    """The position to continue from, with the engine's state loaded; step -1 for a new run."""
+    state = RunState(seed=parts.config.run.seed)
+    path = parts.job.once(lambda: newest_valid(parts.directory / CHECKPOINTS, log=_say))
+    if path is None:
+        return state, -1
+    reader = CheckpointReader(path)
+    meta = reader.manifest.meta
+    if meta.identity_hash != identity_hash(parts.config):
+        raise CheckpointError(f"{path} was made by another configuration than the run directory's config.yaml.")
+    if meta.tokenizer_fingerprint != parts.data.tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{path} was made with tokenizer {meta.tokenizer_fingerprint}, the prepared data in "
+            f"{parts.data.directory} with {parts.data.tokenizer.fingerprint}. Set data.prepared_dir or tokenizer.path "
+            f"to the run's own."
+        )
+    parts.engine.sharded_state().load(reader)
+    state.load_state_dict(meta.run_state)
+    return state, state.step
+
+
+def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
+    config = parts.config
+    domains = dict.fromkeys([*(parts.suite.domains if parts.suite else ()), *config.data.sources])
+    return RunInfo(
+        directory=parts.directory,
+        name=config.run.name,
+        config=to_plain(config),
+        config_hash=config_hash(config),
+        total_steps=config.total_steps,
+        tokens_per_step=config.tokens_per_step,
+        resume_step=resume_step,
+        domains=tuple(domains),
+    )
+
+
+def _hooks(parts: _Parts) -> list[Hook]:
+    """In the order they act at a save: measure, save, probe."""
+    config, sources = parts.config, parts.data.sources
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    validation = ValidationHook(
+        {name: source.validation_tokens for name, source in sources.items()},
+        {name: source.validation_token_bytes for name, source in sources.items()},
+        sequence_length=config.train.sequence_length,
+        tokens_per_row=config.probe.tokens_per_row,
+    )
+    hooks: list[Hook] = [
+        MetricsHook(flops_per_token=parts.flops, device_name=device),
+        SignalsHook(),
+        validation,
+        CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),
+    ]
+    if parts.suite is not None:
+        hooks.append(
+            ProbeHook(
+                suite=parts.suite,
+                tokenizer=parts.data.tokenizer,
+                max_length=config.train.sequence_length,
+                flops_per_token=parts.flops.matmul,
+            )
+        )
+    return hooks
+
+
+def _publisher(parts: _Parts) -> Publisher:
+    return Publisher(
+        parts.directory / CHECKPOINTS,
+        rank=parts.job.rank,
+        world_size=parts.job.world_size,
+        barrier=parts.job.barrier,
+        background=parts.config.checkpoint.background,
+        on_published=_after_publication(parts),
+    )
+
+
+def _checkpoint_meta(parts: _Parts) -> CheckpointMeta:
+    return CheckpointMeta(
+        optimizer_step=0,
+        run_state={},
+        config_hash=config_hash(parts.config),
+        identity_hash=identity_hash(parts.config),
+        model=parts.spec,
+        sequence_length=parts.config.train.sequence_length,
+        tokenizer_fingerprint=parts.data.tokenizer.fingerprint,
+        layout=parts.engine.describe(),
+    )
+
+
+def _after_publication(parts: _Parts) -> Callable[[Path], None]:
+    """Exports and retention, on the thread that wrote the checkpoint."""
+    config = parts.config
+
+    def act(checkpoint: Path) -> None:
+        reader = CheckpointReader(checkpoint)
+        is_last = reader.manifest.step == config.total_steps
+        if config.checkpoint.export == "all" or (config.checkpoint.export == "last" and is_last):
+            export_checkpoint(
+                reader,
+                parts.directory / EXPORTS / checkpoint.name,
+                tokenizer_model=parts.data.directory / TOKENIZER_NAME,
+                add_bos=config.tokenizer.add_bos,
+            )
+        retain(checkpoint.parent, keep=config.checkpoint.keep)
+
+    return act
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
     early: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-    """Steps saved at the start, where abilities move fastest (Pythia's log spacing). Those after the end are dropped."""
+    """Steps saved early, where abilities move fastest (Pythia's log spacing); those after the end are dropped."""
     every: str = "1000 steps"
     """Then one save at every multiple of this duration, and one at the end of the run."""
     background: bool = True

@@ -145,6 +145,10 @@ class ShardedState(Protocol):
         """Flat ranges this rank is the one to write; together over ranks every element exactly once."""
         ...
 
+    def optimizer_step(self) -> int:
+        """Updates applied so far, as Adam's bias correction counts them; 0 on a rank without parameters."""
+        ...
+
     def load(self, reader: CheckpointReader) -> None:
         """Fills master weights, moments, optimizer step and model weights from a checkpoint of any layout."""
         ...

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +103,11 @@ SHIMS: tuple[Shim, ...] = (
 
 _applied = False
 
+# Said by Megatron at every import and step, of things this product has chosen: no Apex, no TransformerEngine, its
+# own use of `.grad` on shards, collectives that newer torch renames. None of it is the user's to act on.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core\.")
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+
 
 def prepare_device() -> torch.device:
     """The device of this process, ready for Megatron-core; idempotent.
@@ -117,6 +124,8 @@ def prepare_device() -> torch.device:
         import torch.utils._device as torch_device
 
         torch_device._device_constructors()
+        # It compares the CPU's and the GPU's random state, which are one here, and finds that one changed the other.
+        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
         for shim in SHIMS:
             owner = shim.owner()
             setattr(owner, shim.attribute, shim.make(getattr(owner, shim.attribute)))

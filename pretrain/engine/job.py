@@ -68,13 +68,17 @@ class Job:
             raise error
         return result
 
+    def maximum(self, value: int) -> int:
+        """The largest value of all ranks."""
+        if self.world_size == 1:
+            return value
+        told = torch.tensor([value], device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return int(told.item())
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on at least one rank."""
-        if self.world_size == 1:
-            return flag
-        told = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told.item())
+        return bool(self.maximum(int(flag)))
 
     def close(self) -> None:
         """Leaves the job."""

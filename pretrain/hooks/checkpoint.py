@@ -1,15 +1,15 @@
-"""Saving: the published checkpoint of the present step, retention of older ones, and exports."""
+"""Saving: publishes the state of the present step, and reports a save that failed without ending the run."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+from pretrain.checkpoint.manifest import CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
+from pretrain.errors import CheckpointError
 from pretrain.hooks.base import Run, StepReport
-from pretrain.track import names
 
 
 class CheckpointHook:
@@ -17,19 +17,12 @@ class CheckpointHook:
 
     Args:
         publisher: writes this rank's part.
-        manifest_fields: what every manifest of this run says besides position and tensors.
-        after_publish: called on rank 0 with each published folder, in order (retention, export).
+        meta: what every manifest of this run says; position and optimizer step are filled in at each save.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        *,
-        manifest_fields: dict[str, Any],
-        after_publish: Callable[[Path], None],
-    ) -> None:
-        self._publisher, self._fields, self._after = publisher, manifest_fields, after_publish
-        self._unfinished: list[Path] = []
+    def __init__(self, publisher: Publisher, meta: CheckpointMeta) -> None:
+        self._publisher, self._meta = publisher, meta
+        self._failed: CheckpointError | None = None
 
     def on_start(self, run: Run) -> None:
         """Nothing to prepare."""
@@ -38,35 +31,35 @@ class CheckpointHook:
         """Nothing to do."""
 
     def on_save(self, run: Run) -> None:
-        """Commits the record, then saves; a step that is already published is left alone."""
+        """Commits the record, then saves; the step a run resumed from is there already."""
         if run.state.step == run.info.resume_step:
             return
         started = time.perf_counter()
-        self._finish(run)
         # Rows up to this step must be on disk before a checkpoint exists that a resume would start from.
-        run.tracker.commit()
+        run.tracker.commit(durable=True)
         state = run.engine.sharded_state()
-        self._publisher.save(
-            run.state.step,
-            state.chunks(),
-            optimizer_step=state.optimizer_step(),
-            state=run.state.state_dict(),
-            **self._fields,
+        meta = dataclasses.replace(
+            self._meta, run_state=run.state.state_dict(), optimizer_step=run.job.maximum(state.optimizer_step())
         )
-        self._unfinished.append(run.checkpoint)
+        self._attempt(run, lambda: self._publisher.save(run.state.step, state.chunks(), meta))
         seconds = time.perf_counter() - started
-        run.tracker.event(
-            "save", {"checkpoint": run.checkpoint.name, names.TIME_SAVING_SECONDS: seconds}, step=run.state.step
-        )
+        run.tracker.event("save", step=run.state.step, checkpoint=run.checkpoint.name, seconds=seconds)
 
     def on_end(self, run: Run) -> None:
-        """Waits until the last checkpoint is published."""
-        self._finish(run)
+        """Waits until the last checkpoint is published.
 
-    def _finish(self, run: Run) -> None:
-        self._publisher.wait()
-        run.job.barrier()
-        finished, self._unfinished = self._unfinished, []
-        if run.job.rank == 0:
-            for path in finished:
-                self._after(path)
+        Raises:
+            CheckpointError: the last save failed; earlier failures have been reported as events.
+        """
+        self._failed = None
+        self._attempt(run, self._publisher.wait)
+        if self._failed is not None:
+            raise self._failed
+
+    def _attempt(self, run: Run, save: Callable[[], object]) -> None:
+        """A failed save is an event: the disk may have room again at the next one. Every rank agrees on it."""
+        try:
+            save()
+        except CheckpointError as error:
+            self._failed = error
+            run.tracker.event("save_failed", step=run.state.step, cause=str(error))

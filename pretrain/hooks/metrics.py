@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pretrain.flops import mfu, peak_flops
+from pretrain.flops import FlopsPerToken, mfu
 from pretrain.hooks.base import Run, StepReport
 from pretrain.track import names
 
@@ -11,14 +11,13 @@ class MetricsHook:
     """Logs one row per step.
 
     Args:
-        flops_per_token: training FLOPs per token (definition A of `pretrain.flops`).
-        device_name: device of each rank, to find its peak.
-        compute: `bf16` or `fp32`.
+        flops_per_token: training FLOPs of one token.
+        device_name: device of each rank as its driver names it, to find its peak.
     """
 
-    def __init__(self, *, flops_per_token: float, device_name: str, compute: str) -> None:
+    def __init__(self, *, flops_per_token: FlopsPerToken, device_name: str) -> None:
         self._flops_per_token = flops_per_token
-        self._peak = peak_flops(device_name, compute)
+        self._device_name = device_name
 
     def on_start(self, run: Run) -> None:
         """Nothing to prepare."""
@@ -33,9 +32,14 @@ class MetricsHook:
             names.TRAIN_LEARNING_RATE: report.learning_rate,
             names.PERF_TOKENS_PER_SECOND: tokens_per_second,
             names.PERF_STEP_SECONDS: report.seconds,
-            names.FLOPS: self._flops_per_token * state.tokens,
+            names.FLOPS: self._flops_per_token.matmul * state.tokens,
         }
-        share = mfu(tokens_per_second, self._flops_per_token, self._peak, num_devices=run.job.world_size)
+        share = mfu(
+            tokens_per_second,
+            self._flops_per_token.full_attention,
+            num_devices=run.job.world_size,
+            device_name=self._device_name,
+        )
         if share is not None:
             values[names.PERF_MFU] = share
         for source, tokens in state.source_tokens.items():
@@ -44,8 +48,10 @@ class MetricsHook:
         if result.skipped:
             run.tracker.event(
                 "update_skipped",
-                {"loss": str(result.loss), "grad_norm": str(result.grad_norm), "first_sample": state.samples},
                 step=state.step,
+                loss=str(result.loss),
+                grad_norm=str(result.grad_norm),
+                end_sample=state.samples,
             )
 
     def on_save(self, run: Run) -> None:

@@ -28,7 +28,7 @@ class SignalsHook:
         """One small all-reduce: whether any rank was asked to stop."""
         if run.job.any(self._received is not None):
             run.stopping = True
-            run.tracker.event("stopping", {"signal": self._received or "on another rank"}, step=run.state.step)
+            run.tracker.event("stopping", step=run.state.step, signal=self._received or "on another rank")
 
     def on_save(self, run: Run) -> None:
         """Nothing to do."""

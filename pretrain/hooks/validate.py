@@ -33,7 +33,7 @@ class ValidationHook:
 
     Args:
         tokens: int32 token ids of the held-out text of each domain.
-        token_bytes: int [V], UTF-8 bytes each token id stands for.
+        token_bytes: int32, UTF-8 bytes of text each of these tokens stands for.
         sequence_length: tokens of a window.
         tokens_per_row: windows are packed into rows of about this many tokens.
 
@@ -44,7 +44,7 @@ class ValidationHook:
     def __init__(
         self,
         tokens: Mapping[str, np.ndarray],
-        token_bytes: np.ndarray,
+        token_bytes: Mapping[str, np.ndarray],
         *,
         sequence_length: int,
         tokens_per_row: int,
@@ -55,11 +55,12 @@ class ValidationHook:
         first_pair = 0
         for name, ids in tokens.items():
             windows_WT = _windows(name, ids, sequence_length)
-            targets = windows_WT[:, 1:]
-            self._domains.append(_Domain(name, first_pair, targets.size, int(token_bytes[targets].sum())))
+            num_targets = len(windows_WT) * sequence_length
+            num_bytes = int(token_bytes[name][1 : num_targets + 1].sum(dtype=np.int64))
+            self._domains.append(_Domain(name, first_pair, num_targets, num_bytes))
             for start in range(0, len(windows_WT), per_row):
                 rows.append(_row(windows_WT[start : start + per_row], first_pair + start * sequence_length))
-            first_pair += targets.size
+            first_pair += num_targets
         self._rows = PackedRows(rows=rows, num_pairs=first_pair, digest=_digest(rows))
 
     def on_start(self, run: Run) -> None:

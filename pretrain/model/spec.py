@@ -7,6 +7,7 @@ depends on `vocab_multiple` alone, never on the layout: a checkpoint's global sh
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,15 +87,15 @@ class ModelSpec:
         Raises:
             ValueError: a field is missing, unknown, or of the wrong type.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if values.keys() != fields.keys():
             raise ValueError(f"model fields differ: {sorted(values.keys() ^ fields.keys())}")
         for name, kind in fields.items():
-            accepted = _ACCEPTED[str(kind)]
-            value = values[name]
+            accepted = _ACCEPTED[kind]
+            value: Any = values[name]
             if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
                 raise ValueError(f"model.{name}={value!r} is not {kind}")
-            if kind == "int" and value <= 0:
+            if kind != "bool" and not 0 < values[name] < math.inf:
                 raise ValueError(f"model.{name}={value} is not positive")
         return cls(**values)
 

@@ -1,7 +1,7 @@
-"""What every view of a run implements, and the tracker that feeds them all.
+"""What the record and every view of a run implement; `tracker.py` feeds them.
 
-`metrics.jsonl` is written first and is the record; a sink that fails is switched off with one warning and
-an event, and never stops training.
+`metrics.jsonl` is written first and is the record; a view that fails is switched off with one warning and
+an event, and never stops training. A record that fails does: `TrackError`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from pretrain.errors import FinelineError
+
+
+class TrackError(FinelineError):
+    """The record of the run (`metrics.jsonl`, `events.jsonl`) cannot be written or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class RunInfo:
         config_hash: hash of the resolved configuration.
         total_steps: steps the run will do.
         tokens_per_step: tokens of one step.
-        resume_step: step the run continues from; 0 for a new run. Rows after it are dropped from the record.
+        resume_step: step the run continues from; -1 for a new run. Rows after it are dropped from the record.
         domains: probe domains, then validation domains, in the order to show them.
     """
 

@@ -122,7 +122,7 @@ class MegatronState:
     @torch.no_grad()
     def load(self, reader: CheckpointReader) -> None:
         """Fills fp32 weights, moments and model weights from a checkpoint of any layout."""
-        self.ensure_moments(step=reader.manifest.optimizer_step)
+        self.ensure_moments(step=reader.manifest.meta.optimizer_step)
         for parameter, start, views in self._ranges():
             for kind in KINDS:
                 reader.fill(self._blocks[parameter], kind, views[kind], start)

@@ -1,0 +1,137 @@
+"""`python -m pretrain.checkpoint`: look at checkpoints, check them, export them, without a training run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.checkpoint.huggingface import DTYPES, export_checkpoint
+from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
+from pretrain.checkpoint.reader import CheckpointReader, damage_in, list_checkpoints
+from pretrain.errors import CheckpointError, FinelineError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        Exit status: 0, or 1 where a checkpoint is damaged or a command failed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except FinelineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pretrain.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("list", _list, "checkpoints of a run, with sizes and problems (manifest and file sizes only)"),
+        ("verify", _verify, "read every byte and compare digests"),
+        ("inspect", _inspect, "run state, model, layout and tensors of one checkpoint"),
+        ("export", _export, "write a Hugging Face folder"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        where = "checkpoint folder" if name in ("inspect", "export") else "checkpoint folder, or folder of checkpoints"
+        command.add_argument("path", type=Path, help=where)
+        if name == "export":
+            command.add_argument("out", type=Path, help="folder to write; replaced if it exists")
+            command.add_argument("--tokenizer", type=Path, required=True, help="the run's tokenizer.model")
+            command.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+            command.add_argument("--add-bos", action="store_true", help="the tokenizer puts <s> before a text")
+            command.add_argument("--card", default="", help="Markdown for the model card")
+    return parser
+
+
+def _folders(path: Path) -> list[Path]:
+    if (path / MANIFEST_NAME).exists():
+        return [path]
+    found = [info.path for info in list_checkpoints(path)]
+    if not found:
+        raise CheckpointError(f"{path} is no checkpoint and holds none. Name `checkpoints` of a run directory.")
+    return found
+
+
+def _list(options: argparse.Namespace) -> int:
+    wanted = set(_folders(options.path))
+    root = options.path.parent if options.path in wanted else options.path
+    rows, problems = [("step", "tokens", "holds", "ranks", "gigabytes", "state")], []
+    for info in list_checkpoints(root):
+        if info.path not in wanted:
+            continue
+        if info.manifest is None:
+            rows.append((f"{info.step:_}", "", "", "", "", "DAMAGED"))
+            problems.append(str(info.problem))
+            continue
+        m = info.manifest
+        holds = "weights, moments" if m.is_resumable else "weights"
+        tokens, size = m.meta.run_state.get("tokens", ""), f"{m.total_bytes / 1e9:.3f}"
+        rows.append((f"{m.step:_}", f"{tokens:_}" if tokens else "0", holds, str(len(m.files)), size, "ok"))
+    _print_table(rows)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    damaged = 0
+    for path in _folders(options.path):
+        problem = damage_in(path)
+        damaged += problem is not None
+        print(f"{path.name}: {'ok, every byte as written' if problem is None else f'DAMAGED: {problem}'}")
+    return 1 if damaged else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    manifest = Manifest.read(options.path)
+    meta = manifest.meta
+    facts = {
+        "step": manifest.step,
+        "optimizer_step": meta.optimizer_step,
+        "holds": ", ".join(manifest.kinds),
+        "parameters": meta.model.num_parameters,
+        "sequence_length": meta.sequence_length,
+        "config_hash": meta.config_hash,
+        "identity_hash": meta.identity_hash,
+        "tokenizer": meta.tokenizer_fingerprint,
+        **{f"run.{name}": value for name, value in meta.run_state.items()},
+        **{f"model.{name}": value for name, value in meta.model.to_dict().items()},
+        **{f"layout.{name}": value for name, value in meta.layout.items()},
+    }
+    _print_table([(name, f"{value:_}" if type(value) is int else str(value)) for name, value in facts.items()])
+    print()
+    pieces: dict[str, int] = dict.fromkeys(manifest.tensors, 0)
+    for chunk in manifest.chunks:
+        pieces[chunk.key] += 1
+    rows = [(key, " x ".join(map(str, shape)), str(pieces[key])) for key, shape in manifest.tensors.items()]
+    _print_table([("tensor", "shape", "chunks"), *rows])
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    out = export_checkpoint(
+        CheckpointReader(options.path),
+        options.out,
+        tokenizer_model=options.tokenizer,
+        dtype=options.dtype,
+        add_bos=options.add_bos,
+        card=options.card,
+    )
+    print(f"Exported to {out}")
+    return 0
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Which steps are saved: a pure function of the configuration, so that a resumed run keeps the calendar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pretrain.config.checkpoint import CheckpointConfig
+from pretrain.errors import ConfigError
+from pretrain.units import Duration
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The steps at which a run saves.
+
+    Attributes:
+        last_step: the run's last step; always saved.
+    """
+
+    last_step: int
+    _due: frozenset[int] = field(repr=False)
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after `step` optimizer steps; step 0 is the initial model."""
+        return step in self._due
+
+    def steps(self) -> list[int]:
+        """All saved steps, ascending."""
+        return sorted(self._due)
+
+
+def save_steps(config: CheckpointConfig, *, total_steps: int, tokens_per_step: int) -> Calendar:
+    """Lays out the calendar of a run.
+
+    Args:
+        config: the `checkpoint` group.
+        total_steps: optimizer steps of the whole run.
+        tokens_per_step: tokens of one step over all ranks; converts `every` where it is in tokens. A multiple
+            that falls within a step is saved after that step, so the calendar does not drift.
+
+    Returns:
+        Early steps up to the end, every multiple of `every`, and the last step.
+
+    Raises:
+        ConfigError: `every` is zero or no duration, or an early step is negative.
+    """
+    every = Duration.parse(config.every, key="checkpoint.every")
+    problems = [f"checkpoint.early has {step}; steps are 0 or more." for step in config.early if step < 0]
+    if every.count < 1:
+        problems.append(f"checkpoint.every={config.every!r} must be longer than nothing, for example '1000 steps'.")
+    if problems:
+        raise ConfigError(problems)
+    due = {step for step in config.early if step <= total_steps} | {total_steps}
+    if every.unit == "steps":
+        due.update(range(every.count, total_steps + 1, every.count))
+    else:
+        num_multiples = total_steps * tokens_per_step // every.count
+        if num_multiples >= total_steps:  # shorter than a step: every step holds a multiple
+            due.update(range(1, total_steps + 1))
+        else:
+            due.update(-(-multiple * every.count // tokens_per_step) for multiple in range(1, num_multiples + 1))
+    return Calendar(total_steps, frozenset(due))

@@ -1,0 +1,282 @@
+"""Judges a composed configuration: every rule on values, alone and across groups, and all problems in one error.
+
+Rules that need files of text, the tokenizer or the engine's abilities are checked where those are opened.
+Torch-free, so that a login node can tell.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pretrain.config.grid import batch_problems, divisors, grid_problems
+from pretrain.config.nearest import did_you_mean
+from pretrain.config.run import RunConfig
+from pretrain.errors import ConfigError
+from pretrain.units import Duration
+
+CHOICES = {
+    "schedule.kind": ("cosine", "linear", "constant"),
+    "optimizer.decay": ("all", "matrices"),
+    "engine.name": ("megatron",),
+    "precision.compute": ("bf16", "fp32"),
+    "checkpoint.export": ("none", "last", "all"),
+    "probe.mode": ("inline", "off"),
+}
+"""Allowed values of the fields that are names."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "run.seed": (0, 2**63 - 1),
+    "train.steps": (1, math.inf),
+    "train.tokens": (1, math.inf),
+    "train.micro_batch_size": (1, math.inf),
+    "train.global_batch_size": (1, math.inf),
+    "train.sequence_length": (2, 2**20),
+    "parallel.tensor": (1, math.inf),
+    "parallel.pipeline": (1, math.inf),
+    "parallel.virtual_pipeline": (1, math.inf),
+    "parallel.context": (1, math.inf),
+    "model.num_layers": (1, math.inf),
+    "model.hidden_size": (2, math.inf),
+    "model.ffn_hidden_size": (1, math.inf),
+    "model.num_attention_heads": (1, math.inf),
+    "model.num_query_groups": (1, math.inf),
+    "model.vocab_multiple": (1, math.inf),
+    "model.init_std": (0, math.inf),
+    "data.validation_tokens": (0, math.inf),
+    "data.holdout_fraction": (0, 0.5),
+    "tokenizer.vocab_size": (260, 2**31 - 1),  # 256 bytes, <unk>, <s>, </s>, and a piece
+    "tokenizer.training_bytes": (1, math.inf),
+    "optimizer.beta1": (0, 0.999999),
+    "optimizer.beta2": (0, 0.999999),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.grad_clip": (0, math.inf),
+    "schedule.learning_rate": (0, math.inf),
+    "schedule.min_learning_rate": (0, math.inf),
+    "engine.bucket_size": (1, math.inf),
+    "engine.timeout_minutes": (1, math.inf),
+    "checkpoint.keep": (1, math.inf),
+    "probe.limit": (1, math.inf),
+    "probe.tokens_per_row": (1, math.inf),
+    "cluster.nodes": (1, math.inf),
+    "cluster.processes_per_node": (1, math.inf),
+}
+_POSITIVE = ("model.rope_base", "model.norm_epsilon", "optimizer.epsilon")
+_DURATIONS = ("schedule.warmup", "schedule.decay", "checkpoint.every", "track.console.every")
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@-]*")
+
+
+def check(config: RunConfig, world_size: int | None = None) -> None:
+    """Refuses a configuration that cannot run.
+
+    Args:
+        config: the composed configuration.
+        world_size: number of processes of the run; None leaves out what depends on it.
+
+    Raises:
+        ConfigError: carries every problem found.
+    """
+    problems = list(find_problems(config, world_size))
+    if problems:
+        raise ConfigError(problems)
+
+
+def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[str]:
+    """The problems that `check` raises, one by one."""
+    ranges = list(_field_problems(config))
+    yield from ranges
+    yield from _length_problems(config)
+    yield from _data_problems(config)
+    if not ranges:  # what follows divides by these fields
+        yield from _model_problems(config)
+        yield from _parallel_problems(config)
+        yield from _schedule_problems(config)
+        yield from _world_problems(config, world_size)
+    yield from _side_problems(config)
+
+
+def _get(config: RunConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _field_problems(config: RunConfig) -> Iterator[str]:
+    for key, (low, high) in _RANGES.items():
+        value = _get(config, key)
+        if value is not None and not (low <= value <= high and value != math.inf):
+            bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            yield f"{key}={value} is out of range: it must be {bounds}."
+    for key in _POSITIVE:
+        if not 0 < _get(config, key) < math.inf:
+            yield f"{key}={_get(config, key)} is out of range: it must be above 0 and finite."
+    for key, allowed in CHOICES.items():
+        value = _get(config, key)
+        if value not in allowed:
+            yield f"{key}={value} is unknown.{did_you_mean(str(value), allowed)} Allowed: {', '.join(allowed)}."
+    for key in _DURATIONS:
+        if _get(config, key) is not None:
+            try:
+                duration = Duration.parse(_get(config, key), key=key)
+                if duration.count == 0 and key.endswith(".every"):
+                    yield f"{key}={_get(config, key)!r} must be longer than nothing."
+            except ConfigError as error:
+                yield from error.problems
+    if not _RUN_NAME.fullmatch(config.run.name):
+        yield (
+            f"run.name={config.run.name!r} cannot name a folder: use letters, digits and _ . = + , @ -, and start "
+            f"with a letter, a digit or _."
+        )
+
+
+def _length_problems(config: RunConfig) -> Iterator[str]:
+    steps, tokens = config.train.steps, config.train.tokens
+    if (steps is None) == (tokens is None):
+        found = "neither" if steps is None else f"both (train.steps={steps}, train.tokens={tokens})"
+        yield (
+            f"Exactly one of train.steps and train.tokens says how long to train; got {found}. Give one of them, "
+            f"as train.steps=1000, or choose a recipe, as experiment=demo; set the other to null."
+        )
+
+
+def _model_problems(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
+    if model.hidden_size % heads:
+        yield (
+            f"model.hidden_size={model.hidden_size} must be a multiple of model.num_attention_heads={heads}; "
+            f"{model.hidden_size} % {heads} = {model.hidden_size % heads}. Head counts that fit: "
+            f"{', '.join(str(d) for d in divisors(model.hidden_size) if d <= 256)}."
+        )
+    elif (model.hidden_size // heads) % 2:
+        yield (
+            f"model.hidden_size / model.num_attention_heads = {model.hidden_size} / {heads} = "
+            f"{model.hidden_size // heads} is odd, but rotary embeddings turn pairs of dimensions. Make it even."
+        )
+    if heads % groups:
+        yield (
+            f"model.num_attention_heads={heads} must be a multiple of model.num_query_groups={groups}; "
+            f"{heads} % {groups} = {heads % groups}. Use one of {', '.join(map(str, divisors(heads)))}, or null."
+        )
+
+
+def _parallel_problems(config: RunConfig) -> Iterator[str]:
+    model, parallel, length = config.model, config.parallel, config.train.sequence_length
+    multiple = model.vocab_multiple
+    shared = {
+        "model.num_attention_heads": model.num_attention_heads,
+        "model.num_query_groups": model.num_query_groups or model.num_attention_heads,
+        "model.ffn_hidden_size": model.ffn_hidden_size,
+        "rows of the embedding (tokenizer.vocab_size rounded up to model.vocab_multiple)": (
+            -(-config.tokenizer.vocab_size // multiple) * multiple
+        ),
+    }
+    for name, value in shared.items():
+        if value % parallel.tensor:
+            yield (
+                f"parallel.tensor={parallel.tensor} must divide {name} = {value}; {value} % {parallel.tensor} = "
+                f"{value % parallel.tensor}. Use one of {', '.join(str(d) for d in divisors(value) if d <= 64)}."
+            )
+    chunks = parallel.pipeline * parallel.virtual_pipeline
+    if model.num_layers % chunks:
+        yield (
+            f"model.num_layers={model.num_layers} must be a multiple of parallel.pipeline x parallel.virtual_pipeline "
+            f"= {parallel.pipeline} x {parallel.virtual_pipeline} = {chunks}; {model.num_layers} % {chunks} = "
+            f"{model.num_layers % chunks}. Products that fit: {', '.join(map(str, divisors(model.num_layers)))}."
+        )
+    if parallel.virtual_pipeline > 1 and parallel.pipeline == 1:
+        yield f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs parallel.pipeline of at least 2, not 1."
+    if parallel.sequence and parallel.tensor == 1:
+        yield "parallel.sequence=true splits activations over the tensor-parallel ranks: it needs parallel.tensor > 1."
+    unit = 2 * parallel.context if parallel.context > 1 else 1
+    unit *= parallel.tensor if parallel.sequence else 1
+    if length % unit:
+        yield (
+            f"train.sequence_length={length} must be a multiple of {unit} (2 x parallel.context={parallel.context}"
+            f"{f' x parallel.tensor={parallel.tensor}' if parallel.sequence else ''}); {length} % {unit} = "
+            f"{length % unit}. Nearest: {max(length // unit, 1) * unit} and {(length // unit + 1) * unit}."
+        )
+
+
+def _schedule_problems(config: RunConfig) -> Iterator[str]:
+    schedule = config.schedule
+    if schedule.kind != "constant" and schedule.min_learning_rate > schedule.learning_rate:
+        yield (
+            f"schedule.min_learning_rate={schedule.min_learning_rate} is above "
+            f"schedule.learning_rate={schedule.learning_rate}, the peak. Lower the first or raise the second."
+        )
+    if (config.train.steps is None) == (config.train.tokens is None):
+        return
+    step, total = config.tokens_per_step, config.total_steps
+    warmup = Duration.parse(schedule.warmup, key="schedule.warmup").steps(tokens_per_step=step)
+    if warmup > total:
+        yield (
+            f"schedule.warmup={schedule.warmup!r} is {warmup} steps, longer than the run of {total} steps. "
+            f"Use at most '{total} steps', or train longer."
+        )
+    if schedule.decay is not None:
+        decay = Duration.parse(schedule.decay, key="schedule.decay").steps(tokens_per_step=step)
+        if decay < warmup:
+            yield (
+                f"schedule.decay={schedule.decay!r} ends at step {decay}, before the warmup's end at step {warmup}; "
+                f"it counts from the start of the run. Use null (the whole run) or at least '{warmup} steps'."
+            )
+
+
+def _world_problems(config: RunConfig, world_size: int | None) -> Iterator[str]:
+    if world_size is None:
+        yield from batch_problems(config.train, data_parallel=1)
+        return
+    grid = grid_problems(config.parallel, world_size=world_size)
+    yield from grid
+    if not grid:
+        parallel = config.parallel
+        size = world_size // (parallel.tensor * parallel.pipeline * parallel.context)
+        yield from batch_problems(config.train, data_parallel=size)
+
+
+def _data_problems(config: RunConfig) -> Iterator[str]:
+    sources = config.data.sources
+    if not sources:
+        yield (
+            "data.sources is empty: there is nothing to train on. Name a source, as "
+            "'data.sources.mine.paths=[/data/*.jsonl.zst]', or use shipped text with data=bundled."
+        )
+        return
+    complete = [name for name, source in sources.items() if source.paths]
+    for name, source in sources.items():
+        if not source.paths:
+            hint = did_you_mean(name, complete) or f" Sources with paths: {', '.join(complete) or 'none'}."
+            yield f"data.sources.{name} has no paths.{hint} Set data.sources.{name}.paths=[…] or remove it."
+        if not 0 <= source.weight < math.inf:
+            yield f"data.sources.{name}.weight={source.weight} must be 0 or more, and finite."
+    if not any(source.weight > 0 for source in sources.values()):
+        yield (
+            f"Every source has weight 0 ({', '.join(sources)}): there is nothing to train on. Give one a positive "
+            f"data.sources.NAME.weight; 0 keeps a source for validation only."
+        )
+    path = config.tokenizer.path
+    if path is not None and not Path(path).is_file():
+        yield (
+            f"tokenizer.path={path}: no such file (working directory {Path.cwd()}). Give a SentencePiece "
+            f"tokenizer.model, or null to train one on the run's own text."
+        )
+
+
+def _side_problems(config: RunConfig) -> Iterator[str]:
+    if not config.track.jsonl.enabled:
+        yield (
+            "track.jsonl.enabled=false: metrics.jsonl is what resumes and reports are made from, it cannot be "
+            "switched off. Leave it true; the other views may be off."
+        )
+    if config.engine.overlap_param_gather and not config.engine.distributed_optimizer:
+        yield (
+            "engine.overlap_param_gather=true gathers the shards of the distributed optimizer, but "
+            "engine.distributed_optimizer=false. Set engine.overlap_param_gather=false too."
+        )
+    if any(step < 0 for step in config.checkpoint.early):
+        yield f"checkpoint.early={config.checkpoint.early} must be steps of 0 or more."

@@ -1,0 +1,147 @@
+"""From sample order to the batches of one data-parallel rank, at any position, with read-ahead.
+
+Holds no position: a batch is found by the index of its first sample, so resuming is asking for another index.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import numpy as np
+
+from pretrain.config.run import RunConfig
+from pretrain.data.order import SampleOrder
+from pretrain.data.prepare import PreparedData
+from pretrain.data.tokens import TokenStream
+from pretrain.engine.base import Batch
+from pretrain.errors import ConfigError
+
+_BATCHES_AHEAD = 2
+
+
+def sample_order(config: RunConfig, prepared: PreparedData) -> SampleOrder:
+    """The order of samples a configuration asks for."""
+    return SampleOrder(
+        seed=config.run.seed,
+        weights={name: source.weight for name, source in config.data.sources.items()},
+        num_tokens={name: source.train.num_tokens for name, source in prepared.sources.items()},
+        sequence_length=config.train.sequence_length,
+    )
+
+
+class BatchLoader:
+    """Reads the share of one data-parallel rank of any global batch.
+
+    Microbatch m of rank r holds samples first + m·(micro·dp) + r·micro + b for slot b, so that all ranks together
+    read each sample of the global batch once, in whatever layout.
+    """
+
+    def __init__(
+        self,
+        order: SampleOrder,
+        streams: Mapping[str, TokenStream],
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        dp_rank: int = 0,
+        dp_size: int = 1,
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            order: which window is sample i; decides the sequence length.
+            streams: training tokens per source.
+            global_batch_size: sequences per optimizer step over all ranks.
+            micro_batch_size: sequences per rank and microbatch.
+            dp_rank: this data-parallel rank.
+            dp_size: number of data-parallel ranks.
+
+        Raises:
+            ConfigError: the global batch is not a whole number of microbatches on every rank.
+        """
+        if global_batch_size % (micro_batch_size * dp_size) or global_batch_size <= 0:
+            raise ConfigError(
+                f"train.global_batch_size={global_batch_size} must be a positive multiple of train.micro_batch_size · "
+                f"data-parallel ranks = {micro_batch_size} · {dp_size} = {micro_batch_size * dp_size}."
+            )
+        self._order = order
+        self._streams = [streams[name] for name in order.sources]
+        self._global_batch_size = global_batch_size
+        num_microbatches = global_batch_size // (micro_batch_size * dp_size)
+        slots = np.arange(global_batch_size).reshape(num_microbatches, dp_size, micro_batch_size)
+        self._slots_MB = slots[:, dp_rank]
+
+    def batch(self, first_sample: int) -> Batch:
+        """This rank's share of the global batch that starts at a sample index; a pure function of the index."""
+        order, length = self._order, self._order.sequence_length
+        found = order.locate(first_sample, self._global_batch_size)
+        tokens_MBT = np.empty((*self._slots_MB.shape, length + 1), dtype=np.int32)
+        rows = tokens_MBT.reshape(-1, length + 1)
+        for row, slot in zip(rows, self._slots_MB.flat, strict=True):
+            row[:] = self._streams[found.source[slot]].window(int(found.window[slot]) * length, length + 1)
+        samples = np.bincount(found.source, minlength=len(order.sources))
+        source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
+        return Batch(tokens_MBT, first_sample, self._global_batch_size, source_tokens)
+
+    def iterate(self, first_sample: int) -> BatchIterator:
+        """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`."""
+        return BatchIterator(self, first_sample=first_sample, stride=self._global_batch_size)
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches in order, two of them read ahead. An error of the reading thread is raised by `next`."""
+
+    def __init__(self, loader: BatchLoader, *, first_sample: int, stride: int) -> None:
+        self._loader = loader
+        self._next_sample = first_sample
+        self._stride = stride
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
+        self._closed = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, name="batch-reader", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        """The next batch; blocks until it is read.
+
+        Raises:
+            StopIteration: the iterator is closed.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._closed.is_set():
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self._error = item
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stops the thread and waits for it. May be called again."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get_nowait()  # a full queue would hold the thread
+            except queue.Empty:
+                self._thread.join(timeout=0.01)
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self) -> None:
+        try:
+            while not self._closed.is_set():
+                batch = self._loader.batch(self._next_sample)
+                self._next_sample += self._stride
+                self._queue.put(batch)
+        except BaseException as error:  # handed to the thread that asks for batches
+            self._queue.put(error)

@@ -1,0 +1,53 @@
+"""The run directory: whose it is, and what it says about the run before anything is measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pretrain.config.load import difference, load_yaml, to_yaml
+from pretrain.config.run import RunConfig
+from pretrain.errors import ConfigError
+
+CONFIG_NAME = "config.yaml"
+CHECKPOINTS = "checkpoints"
+EXPORTS = "export"
+
+
+def run_directory(config: RunConfig) -> Path:
+    """Where the run lives: `<run.dir>/<run.name>`."""
+    return Path(config.run.dir) / config.run.name
+
+
+def claim(config: RunConfig) -> Path:
+    """Makes the run directory, or takes it up again. Only one rank calls it.
+
+    Returns:
+        The directory; its `config.yaml` is this configuration.
+
+    Raises:
+        ConfigError: the directory belongs to a run with another model, data, optimizer or seed.
+    """
+    directory = run_directory(config)
+    path = directory / CONFIG_NAME
+    if path.exists():
+        differences = difference(load_yaml(path), config)
+        if differences:
+            listed = "\n      ".join(differences)
+            raise ConfigError(
+                f"{directory} belongs to a run with another configuration:\n      {listed}\n"
+                f"    Choose another run.name, restore these values, or remove the directory to start anew."
+            )
+    elif (directory / CHECKPOINTS).exists():
+        raise ConfigError(
+            f"{directory} holds checkpoints but no {CONFIG_NAME}, so it cannot be told whose they are. "
+            f"Choose another run.name, or put the run's {CONFIG_NAME} back."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".writing")
+        temporary.write_text(to_yaml(config), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"run.dir={config.run.dir}: {error}. Choose a folder that can be written.") from None
+    return directory

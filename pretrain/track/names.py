@@ -1,0 +1,111 @@
+"""Stable names of everything a run measures, with unit and meaning; charts, reports and scripts rely on them.
+
+What precedes the first slash is the chart group in W&B and TensorBoard, hence one `probe-<domain>` group
+per domain. A name that is renamed breaks old runs' charts: add, don't rename. No numbers are made here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TRAIN_LOSS = "train/loss"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_LEARNING_RATE = "train/learning_rate"
+PERF_TOKENS_PER_SECOND = "perf/tokens_per_second"
+PERF_STEP_SECONDS = "perf/step_seconds"
+PERF_MFU = "perf/mfu"
+FLOPS = "flops"
+TIME_TRAINING_SECONDS = "time/training_seconds"
+TIME_VALIDATION_SECONDS = "time/validation_seconds"
+TIME_PROBING_SECONDS = "time/probing_seconds"
+TIME_SAVING_SECONDS = "time/saving_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricMeaning:
+    """What a metric is.
+
+    Attributes:
+        description: one sentence.
+        unit: unit of the value; empty for a plain number.
+    """
+
+    description: str
+    unit: str
+
+
+MEANINGS: dict[str, MetricMeaning] = {
+    "step": MetricMeaning("Optimizer steps done", "steps"),
+    "tokens": MetricMeaning("Tokens trained on, over all ranks", "tokens"),
+    FLOPS: MetricMeaning("Training compute spent so far, forward and backward", "FLOPs"),
+    TRAIN_LOSS: MetricMeaning("Mean cross-entropy of the step's batch", "nats/token"),
+    TRAIN_GRAD_NORM: MetricMeaning("Norm of the whole gradient before clipping", ""),
+    TRAIN_LEARNING_RATE: MetricMeaning("Learning rate the step was taken with", ""),
+    PERF_TOKENS_PER_SECOND: MetricMeaning("Training throughput over all ranks", "tokens/s"),
+    PERF_STEP_SECONDS: MetricMeaning("Wall time of the training step alone", "s"),
+    PERF_MFU: MetricMeaning("Model FLOPs utilisation: share of the devices' peak", "fraction"),
+    TIME_TRAINING_SECONDS: MetricMeaning("Wall time spent training since the row before", "s"),
+    TIME_VALIDATION_SECONDS: MetricMeaning("Wall time spent on validation since the row before", "s"),
+    TIME_PROBING_SECONDS: MetricMeaning("Wall time spent probing since the row before", "s"),
+    TIME_SAVING_SECONDS: MetricMeaning("Wall time training waited for a save since the row before", "s"),
+    "data/<source>/tokens": MetricMeaning("Tokens consumed from this source", "tokens"),
+    "validation/<domain>/loss": MetricMeaning("Mean cross-entropy on held-out text of the domain", "nats/token"),
+    "validation/<domain>/bits_per_byte": MetricMeaning(
+        "The same per byte of text: comparable over tokenizers", "bits/byte"
+    ),
+    "probe-<domain>/<task>/<metric>": MetricMeaning("Score of a downstream task at a save", ""),
+}
+"""Every name, or the pattern of a family of names, with its meaning."""
+
+
+def source_tokens(source: str) -> str:
+    """Name of the tokens consumed from one data source."""
+    return f"data/{source}/tokens"
+
+
+def validation_loss(domain: str) -> str:
+    """Name of a validation domain's loss, in nats per token."""
+    return f"validation/{domain}/loss"
+
+
+def validation_bits_per_byte(domain: str) -> str:
+    """Name of a validation domain's loss in bits per byte of text."""
+    return f"validation/{domain}/bits_per_byte"
+
+
+def probe_name(domain: str, task: str, metric: str) -> str:
+    """Name of one metric of one task; the task `mean` is the domain's mean over its tasks."""
+    return f"probe-{domain}/{task}/{metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeName:
+    """The parts of a probe's name."""
+
+    domain: str
+    task: str
+    metric: str
+
+
+def parse_probe_name(name: str) -> ProbeName | None:
+    """The parts of a name made by `probe_name`; None for any other name."""
+    match = re.fullmatch(r"probe-([^/]+)/(.+)/([^/]+)", name)
+    return ProbeName(*match.groups()) if match else None
+
+
+def parse_validation_name(name: str) -> tuple[str, str] | None:
+    """Domain and quantity (`loss` or `bits_per_byte`) of a validation name; None for any other name."""
+    match = re.fullmatch(r"validation/(.+)/(loss|bits_per_byte)", name)
+    return (match[1], match[2]) if match else None
+
+
+def meaning(name: str) -> MetricMeaning | None:
+    """What a metric name means, families included; None for a name that is not ours."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    for pattern, known in MEANINGS.items():
+        regex = re.sub(r"<\w+>", "(.+)", pattern)
+        if "<" in pattern and re.fullmatch(regex, name):
+            return known
+    return None

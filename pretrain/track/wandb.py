@@ -1,0 +1,98 @@
+"""Weights & Biases; the only file that imports wandb. Offline unless WANDB_MODE or WANDB_API_KEY say otherwise.
+
+A run keeps one id over all its restarts (`<run>/wandb/run_id`), so its curves continue. W&B's step is the
+training step and the x axis is tokens. After a crash the steps since the last save are logged again: online,
+those W&B has are left out; offline, `wandb sync` uploads the segments in order and the overlap is drawn twice,
+with the same values, since a resumed run repeats them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pretrain.config.track import WandbConfig
+from pretrain.track.sink import RunInfo
+
+
+class WandbSink:
+    """Logs a run to W&B.
+
+    Args:
+        config: project, entity and tags.
+    """
+
+    def __init__(self, config: WandbConfig) -> None:
+        self._config = config
+        self._run: Any = None
+        self._first_step = 0
+
+    def open(self, info: RunInfo) -> None:
+        """Starts or continues the run; offline, no connection is tried."""
+        mode: Any = _mode()
+        if mode == "offline":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # Read at import; would open a connection.
+        import wandb
+
+        folder = info.directory / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=self._config.project,
+            entity=self._config.entity,
+            tags=list(self._config.tags) or None,
+            name=info.name,
+            id=_run_id(folder),
+            resume="allow",
+            mode=mode,
+            dir=str(info.directory),
+            config={**info.config, "config_hash": info.config_hash},
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                disable_job_creation=True,
+                x_save_requirements=False,
+            ),
+        )
+        self._run.define_metric("tokens", hidden=True)
+        self._run.define_metric("*", step_metric="tokens")
+        self._first_step = int(self._run.step or 0)
+        if mode == "online" and self._run.url:
+            print(f"W&B: {self._run.url}", file=sys.stderr, flush=True)
+
+    def log(self, values: Mapping[str, float], *, step: int, tokens: int) -> None:
+        """Adds values to the row of `step`; W&B sends it when the next step begins."""
+        if step >= self._first_step:
+            self._run.log({**values, "tokens": tokens}, step=step)
+
+    def event(self, kind: str, fields: Mapping[str, Any], *, step: int) -> None:
+        """Alerts on faults, for whoever has W&B alerts switched on; other events are not shown."""
+        if kind == "fault":
+            self._run.alert(title=f"{kind} at step {step}", text=", ".join(f"{k}: {v}" for k, v in fields.items()))
+
+    def close(self) -> None:
+        """Sends what is left and finishes the run; a second call does nothing."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def _mode() -> str:
+    """The user's WANDB_MODE; else online with an API key and offline without."""
+    chosen = os.environ.get("WANDB_MODE")
+    return chosen or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
+def _run_id(folder: Path) -> str:
+    """The id of the run, made at its first start."""
+    path = folder / "run_id"
+    if path.exists() and (known := path.read_text().strip()):
+        return known
+    fresh = secrets.token_hex(4)
+    path.write_text(fresh + "\n")
+    return fresh

@@ -1,0 +1,368 @@
+"""The bridge to lm-eval, the only file that imports it (lazily: the import takes seconds).
+
+lm-eval stays the authority: its tasks build the requests, its rule splits them into tokens, its filters,
+`process_results` and aggregations make its metrics out of our answers. What it does at every evaluation, and
+needs to do only once (reading data, rendering prompts), is done once per run here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import math
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ProbeError
+from probes.capture import Encoded, HarnessTask, by_item, describe_task, task_requests
+from probes.metrics import MetricValue
+from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
+from probes.suite import Suite, TaskSpec
+
+BUNDLED_TASKS = Path(__file__).parent / "tasks"
+FEWSHOT_SEED = 1234
+"""lm-eval's default seed for drawing few-shot examples."""
+
+_SCORED = ("loglikelihood", "multiple_choice")
+_FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""Values of `dataset_path` with which `datasets` reads local files."""
+
+
+class Harness:
+    """The tasks of a suite, loaded: gives requests once, turns answers into lm-eval's metrics many times.
+
+    Args:
+        suite: name of the suite.
+        tasks: with requests built; see `load_harness`.
+    """
+
+    def __init__(self, suite: str, tasks: Sequence[HarnessTask]) -> None:
+        self.suite = suite
+        self.tasks = list(tasks)
+        self._num_requests = 0
+
+    def capture(self, tokenizer: ProbeTokenizer, *, add_bos: bool, max_length: int) -> SuiteRequests:
+        """Tokenised requests of all tasks, as lm-eval's HFLM would tokenise them.
+
+        Items that HFLM refuses with an assertion (a continuation that is empty or longer than `max_length`
+        tokens) are left out and named. Control tokens spelt out in an item (`<s>`) are text here.
+
+        Args:
+            tokenizer: the run's tokenizer.
+            add_bos: `<s>` before every prompt, HFLM's `add_bos_token`.
+            max_length: tokens of context the model was trained on.
+
+        Raises:
+            ProbeError: a task without a single item that can be scored, or a tokenizer without `<s>` and `</s>`.
+        """
+        if max(tokenizer.bos_id, tokenizer.eos_id) < 0:
+            raise ProbeError("The tokenizer has neither <s> nor </s>: prompts without context need one of them.")
+        recorder = _recorder(tokenizer, add_bos=add_bos)
+        requests: list[Request] = []
+        skipped: list[str] = []
+        facts: list[TaskFacts] = []
+        digest = hashlib.sha256()
+        with _cached_templates():
+            for index, task in enumerate(self.tasks):
+                recorder.loglikelihood(task.task.instances)
+                captured, left_out = task_requests(task, index, recorder.take(), max_length=max_length)
+                requests.extend(captured)
+                skipped.extend(left_out)
+                num_items = len({request.item for request in captured})
+                facts.append(TaskFacts(task.name, task.domain, task.num_fewshot, num_items))
+                digest.update(describe_task(task).encode())
+        self._num_requests = len(requests)
+        return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest())
+
+    def metrics(self, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[MetricValue]:
+        """lm-eval's own metrics from answers to all captured requests.
+
+        Names are lm-eval's, `name,filter` for filters other than the default one. Standard errors are lm-eval's
+        where it has a closed form, by the delta method for perplexity, else None.
+
+        Args:
+            log_likelihood_R: float64 [requests], in nats, in the order of `capture`.
+            is_greedy_R: bool [requests].
+
+        Raises:
+            ProbeError: not one answer for each captured request.
+        """
+        if not len(log_likelihood_R) == len(is_greedy_R) == self._num_requests:
+            raise ProbeError(f"{len(log_likelihood_R)} answers to the {self._num_requests} requests of {self.suite}.")
+        answers = list(zip(log_likelihood_R.tolist(), is_greedy_R.tolist(), strict=True))
+        found: list[MetricValue] = []
+        first = 0
+        with _cached_templates(), _preserved_random_state():
+            for index, task in enumerate(self.tasks):
+                instances = task.task.instances
+                for instance, answer in zip(instances, answers[first : first + len(instances)], strict=True):
+                    instance.resps = [answer] * (instance.repeats or 1)
+                    instance.filtered_resps = {}
+                first += len(instances)
+                found.extend(_task_metrics(task.task, index))
+        return found
+
+
+def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: int | None = None) -> Harness:
+    """Builds the suite's tasks and their prompts.
+
+    A name is looked up in `task_paths` (the first folder that has it), then among the bundled tasks, then in
+    lm-eval's own index (which takes seconds to read, so only if need be). Data sets are looked for on this
+    machine only, unless HF_HUB_OFFLINE and HF_DATASETS_OFFLINE say otherwise. Groups and tags become their
+    tasks. Python's and numpy's random state are left as they were.
+
+    Args:
+        suite: what to load.
+        task_paths: folders with lm-eval task YAML files; `${TASK_DIR}` in a value is the file's folder.
+        limit: items per task at most, beside the suite's own limits.
+
+    Raises:
+        ProbeError: an unknown task, one that cannot be loaded, or one that cannot be scored.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for folder in task_paths:
+        if not Path(folder).is_dir():
+            raise ProbeError(f"probe.task_paths={folder}: there is no such folder. Give folders of task YAML files.")
+    finder = _TaskFinder(task_paths)
+    tasks: list[HarnessTask] = []
+    with _cached_templates(), _preserved_random_state():
+        for spec in suite.tasks:
+            for task in finder.load(spec):
+                _prepare(task, spec, limit)
+                tasks.append(HarnessTask(task, spec.domain))
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ProbeError(f"Suite {suite.name} holds {', '.join(twice)} more than once, by itself and in a group.")
+    return Harness(suite.name, tasks)
+
+
+class _TaskFinder:
+    """Looks tasks up in lm-eval's indexes and builds them."""
+
+    def __init__(self, task_paths: Sequence[str | Path]) -> None:
+        from lm_eval.tasks import TaskManager
+
+        folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
+        self._local = TaskManager(include_path=folders, include_defaults=False)
+
+    @functools.cached_property
+    def _builtin(self) -> Any:
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager()
+
+    def load(self, spec: TaskSpec) -> list[Any]:
+        """The lm-eval tasks of a line of the suite, data read, prompts not yet built."""
+        manager = self._local if spec.task in self._local.task_index else self._builtin
+        entry = manager.task_index.get(spec.task)
+        if entry is None:
+            known = [*self._local.all_subtasks, *self._builtin.all_tasks]
+            raise ProbeError(
+                f"Task {spec.task!r} (domain {spec.domain}) is unknown.{did_you_mean(spec.task, known)} Tasks are "
+                f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
+            )
+        try:
+            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet():
+                wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
+                return list(manager.load([wanted])["tasks"].values())
+        except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
+            raise ProbeError(
+                f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
+                f"Data sets must be on this machine already; set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to "
+                f"let lm-eval download them."
+            ) from error
+
+
+def _task_config(path: Path, cache: str) -> dict[str, Any]:
+    """A task's YAML with `${TASK_DIR}` filled in; local files are read into memory and leave no cache behind."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("${TASK_DIR}", str(path.parent.resolve()))
+        if isinstance(value, dict):
+            return {key: fill(inner) for key, inner in value.items()}
+        return [fill(inner) for inner in value] if isinstance(value, list) else value
+
+    config: dict[str, Any] = fill(load_yaml(path))
+    if config.get("dataset_path") in _FILE_BUILDERS:
+        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": cache, "keep_in_memory": True}
+    return config
+
+
+def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
+    """Sets shots as `lm_eval.simple_evaluate` does, refuses what we cannot score, builds the prompts."""
+    if task.OUTPUT_TYPE not in _SCORED or getattr(task, "MULTIMODAL", False):
+        kind = "images or sound" if getattr(task, "MULTIMODAL", False) else f"output_type {task.OUTPUT_TYPE}"
+        raise ProbeError(
+            f"Task {task.task_name} has {kind}, which cannot be scored at saves. Allowed are text tasks with "
+            f"output_type {' or '.join(_SCORED)}; run this one with lm-eval on an exported checkpoint."
+        )
+    own = task.get_config("num_fewshot")
+    if own == 0 and spec.num_fewshot:
+        raise ProbeError(
+            f"Task {task.task_name} fixes num_fewshot at 0, but the suite asks for {spec.num_fewshot}, which lm-eval "
+            f"would ignore. Remove num_fewshot from the suite's entry."
+        )
+    task.set_config(key="num_fewshot", value=own or 0 if spec.num_fewshot is None else spec.num_fewshot)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    limits = [number for number in (spec.limit, limit) if number is not None]
+    try:
+        with _quiet():
+            task.build_all_requests(limit=min(limits, default=None))
+    except Exception as error:  # noqa: BLE001 (templates and functions of task files may raise anything)
+        raise ProbeError(
+            f"Prompts of task {task.task_name} cannot be built with {spec.num_fewshot or own or 0} examples: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _remember_templates(task)
+
+
+def _remember_templates(task: Any) -> None:
+    """Renders an item's choices and target once, not at every save: most of the time of `Harness.metrics`."""
+
+    def remembering(function: Any) -> Any:
+        memory: dict[int, tuple[Any, Any]] = {}  # holds the item, too, so that its id stays its own
+
+        def remembered(doc: Any, *arguments: Any) -> Any:
+            if arguments:
+                return function(doc, *arguments)
+            if id(doc) not in memory:
+                memory[id(doc)] = doc, function(doc)
+            return memory[id(doc)][1]
+
+        return remembered
+
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        if hasattr(task, name):
+            setattr(task, name, remembering(getattr(task, name)))
+
+
+def _recorder(tokenizer: ProbeTokenizer, *, add_bos: bool) -> Any:
+    """A model for lm-eval that tokenises as HFLM does (its rules are inherited), records, and answers nothing."""
+    from lm_eval.api.model import TemplateLM
+
+    class Recorder(TemplateLM):
+        backend = "causal"
+        eot_token_id = tokenizer.eos_id
+        # HFLM.prefix_token_id: the context of a request that has none.
+        prefix_token_id = tokenizer.bos_id if tokenizer.bos_id >= 0 else tokenizer.eos_id
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._recorded: list[Encoded] = []
+            # SentencePiece puts its dummy blank before every text, Hugging Face's LlamaTokenizer only before one
+            # that does not begin with a blank: there a sentence scored without context starts as documents do.
+            self._has_dummy_blank = tokenizer.piece(tokenizer.encode("a")[0]).startswith("\u2581")
+            self._encode = functools.lru_cache(maxsize=65536)(self._encode_once)
+
+        def _encode_once(self, text: str) -> tuple[int, ...]:
+            merge = self._has_dummy_blank and text.startswith(" ") and len(text) > 1
+            return tuple(tokenizer.encode(text[1:] if merge else text))
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+            with_bos = add_bos if add_special_tokens is None else add_special_tokens
+            return ([tokenizer.bos_id] if with_bos and tokenizer.bos_id >= 0 else []) + list(self._encode(string))
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            for request in requests:
+                context, continuation = request.args
+                if not context and not self._encode(continuation):
+                    self._recorded.append(([self.prefix_token_id], []))  # lm-eval would fail on `[][0]`
+                else:
+                    super().loglikelihood([request], disable_tqdm=True)
+            return [(0.0, False)] * len(requests)
+
+        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+            self._recorded.extend((context, continuation) for _, context, continuation in requests)
+            return [(0.0, False)] * len(requests)
+
+        def take(self) -> list[Encoded]:
+            recorded, self._recorded = self._recorded, []
+            return recorded
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            raise NotImplementedError("refused when the task is loaded")
+
+        generate_until = loglikelihood_rolling
+
+    return Recorder()
+
+
+def _task_metrics(task: Any, index: int) -> Iterator[MetricValue]:
+    """What `lm_eval.evaluator.evaluate` does after the model has answered, for one task."""
+    from lm_eval.api.metrics import mean
+
+    task.apply_filters()
+    items = by_item(task.instances)
+    for filter_name in task.instances[0].filtered_resps:
+        values: dict[str, list[Any]] = {}
+        for instances in items.values():
+            answers = [instance.filtered_resps[filter_name] for instance in instances]
+            for metric, value in task.process_results(instances[0].doc, answers).items():
+                values.setdefault(metric, []).append(value)
+        for metric, per_item in values.items():
+            aggregate = task.aggregation().get(metric, mean)
+            value = aggregate(per_item)
+            if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
+                name = metric if filter_name == "none" else f"{metric},{filter_name}"
+                yield MetricValue(index, name, float(value), _stderr(aggregate, per_item), len(per_item))
+
+
+def _stderr(aggregate: Any, values: Sequence[Any]) -> float | None:
+    """Standard error without lm-eval's bootstrap, which forks a pool of processes: not beside live training."""
+    from lm_eval.api.metrics import acc_all, acc_all_stderr, mean, perplexity
+
+    if len(values) < 2:
+        return None
+    if aggregate is acc_all:
+        return float(acc_all_stderr(values))
+    if aggregate not in (mean, perplexity):
+        return None
+    # lm-eval's mean_stderr; exp(-mean) has that derivative by the delta method.
+    slope = math.exp(-float(np.mean(values))) if aggregate is perplexity else 1.0
+    return float(slope * np.std(np.asarray(values, np.float64), ddof=1) / math.sqrt(len(values)))
+
+
+@contextlib.contextmanager
+def _cached_templates() -> Iterator[None]:
+    """Compiles each Jinja template once; lm-eval compiles it anew for every item, most of its time here."""
+    from lm_eval import utils
+
+    utils.env.from_string = functools.lru_cache(maxsize=None)(type(utils.env).from_string.__get__(utils.env))
+    try:
+        yield
+    finally:
+        del utils.env.from_string
+
+
+@contextlib.contextmanager
+def _preserved_random_state() -> Iterator[None]:
+    """Seeds Python's and numpy's global generators as `lm_eval.simple_evaluate` does, and puts them back after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global one is meant)
+    random.seed(0)
+    np.random.seed(FEWSHOT_SEED)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps progress bars off the terminal; log records and errors pass."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

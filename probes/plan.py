@@ -1,0 +1,248 @@
+"""The compiled plan of a suite: packed rows, what each request belongs to, and a hash that names the curve.
+
+Compiled once (rank 0, at start), stored in the run directory, loaded by every rank; nothing of lm-eval and no
+pickle is needed to read it. Tokens are merged and packed by `probes.trie` and `probes.pack`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.engine.base import PackedRow, PackedRows
+from pretrain.errors import ProbeError
+from probes.pack import pack
+from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
+
+PLAN_FORMAT = 1
+"""Raised when the files or the meaning of packed rows change; a part of the plan hash."""
+
+_ROW_NUMBERS = ("prefix", "num_blocks", "block_length", "num_real_tokens")
+_ROW_ARRAYS = ("tokens_S", "positions_S", "ends_S", "wanted_W", "pair_wanted_P", "pair_target_P", "pair_id_P")
+_TABLE_ARRAYS = (
+    "task_R", "item_R", "choice_R", "is_choice_R", "is_gold_R", "num_chars_R", "num_bytes_R",
+    "span_pairs", "span_offsets_R1",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class RequestTable:
+    """Requests as columns, ordered by task, item, choice.
+
+    Attributes:
+        task_R: int32, index into `Plan.tasks`.
+        item_R: int32, number of the item in its task.
+        choice_R: int32, number of the request in its item.
+        is_choice_R: bool, one of the item's answers.
+        is_gold_R: bool, the item's right answer.
+        num_chars_R: int32, characters of the continuation without leading white space.
+        num_bytes_R: int32, the same in UTF-8 bytes.
+        span_pairs: int64, pair ids of all requests' continuations one after the other.
+        span_offsets_R1: int64 [requests + 1], where each request's part of `span_pairs` starts.
+    """
+
+    task_R: np.ndarray
+    item_R: np.ndarray
+    choice_R: np.ndarray
+    is_choice_R: np.ndarray
+    is_gold_R: np.ndarray
+    num_chars_R: np.ndarray
+    num_bytes_R: np.ndarray
+    span_pairs: np.ndarray
+    span_offsets_R1: np.ndarray
+
+    @property
+    def num_tokens_R(self) -> np.ndarray:
+        """int64, tokens of each continuation."""
+        return np.diff(self.span_offsets_R1)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything to score a suite with.
+
+    Attributes:
+        suite: name of the suite.
+        plan_hash: names task definitions, items, prompts, tokens, tokenizer and packing; 16 hexadecimal digits.
+        tasks: facts of the tasks.
+        rows: what the scorer gets.
+        table: what each request belongs to.
+        stats: sizes, see `probes.pack.Packing.stats`.
+        skipped: a sentence for each item left out.
+    """
+
+    suite: str
+    plan_hash: str
+    tasks: list[TaskFacts]
+    rows: PackedRows
+    table: RequestTable
+    stats: dict[str, float]
+    skipped: list[str]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows, padding included: what a scoring pass computes."""
+        return sum(len(row.tokens_S) for row in self.rows.rows)
+
+    def save(self, folder: Path) -> None:
+        """Writes the plan; the folder appears complete or not at all, and replaces an earlier one.
+
+        Raises:
+            ProbeError: it cannot be written.
+        """
+        arrays = {name: getattr(self.table, name) for name in _TABLE_ARRAYS} | _flatten(self.rows.rows)
+        body: dict[str, Any] = {
+            "format": PLAN_FORMAT,
+            "suite": self.suite,
+            "plan_hash": self.plan_hash,
+            "tasks": [dataclasses.asdict(task) for task in self.tasks],
+            "num_pairs": self.rows.num_pairs,
+            "rows_digest": self.rows.digest,
+            "stats": self.stats,
+            "skipped": self.skipped,
+        }
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            with (temporary / "plan.npz").open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+                _sync(file)
+            body["arrays_sha256"] = _sha256((temporary / "plan.npz").read_bytes())
+            with (temporary / "plan.json").open("wb") as file:
+                file.write(json.dumps({"sha256": _sha256(_canonical(body)), "plan": body}, indent=1).encode())
+                _sync(file)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        except OSError as error:
+            raise ProbeError(f"The plan of suite {self.suite} cannot be written to {folder}: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            ProbeError: missing, damaged, or of another format.
+        """
+        remedy = "Delete the folder: it is compiled anew at the next start."
+        try:
+            document = json.loads((folder / "plan.json").read_bytes())
+            body = document["plan"]
+            if document["sha256"] != _sha256(_canonical(body)):
+                raise ValueError("plan.json does not agree with its checksum")
+            if body["format"] != PLAN_FORMAT:
+                raise ValueError(f"it has format {body['format']}, this version reads {PLAN_FORMAT}")
+            if body["arrays_sha256"] != _sha256((folder / "plan.npz").read_bytes()):
+                raise ValueError("plan.npz does not agree with its checksum")
+            with np.load(folder / "plan.npz", allow_pickle=False) as arrays:
+                table = RequestTable(**{name: arrays[name] for name in _TABLE_ARRAYS})
+                rows = PackedRows(_unflatten(arrays), body["num_pairs"], body["rows_digest"])
+            tasks = [TaskFacts(**task) for task in body["tasks"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ProbeError(f"The scoring plan {folder} cannot be read: {error}. {remedy}") from error
+        return cls(body["suite"], body["plan_hash"], tasks, rows, table, body["stats"], body["skipped"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanSettings:
+    """What besides the suite decides how it is packed.
+
+    Attributes:
+        max_length: longest model input in tokens.
+        add_bos: `<s>` stands before every prompt.
+        tokens_per_row: token budget of a row.
+        multiple: row lengths are multiples of it.
+    """
+
+    max_length: int
+    add_bos: bool
+    tokens_per_row: int = 4096
+    multiple: int = 16
+
+
+def hash_plan(requests: SuiteRequests, tokenizer: ProbeTokenizer, settings: PlanSettings) -> str:
+    """The plan hash, without packing anything: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    facts = [dataclasses.asdict(task) for task in requests.tasks]
+    head = [PLAN_FORMAT, facts, requests.content_digest, tokenizer.fingerprint, dataclasses.asdict(settings)]
+    digest.update(_canonical(head))
+    for request in requests.requests:
+        digest.update(np.array([len(request.context), *request.context, *request.continuation], np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_plan(requests: SuiteRequests, tokenizer: ProbeTokenizer, settings: PlanSettings) -> Plan:
+    """Packs a suite's requests; deterministic.
+
+    Args:
+        requests: see `probes.harness.Harness.capture`.
+        tokenizer: the tokenizer they were made with.
+        settings: context length and packing.
+    """
+    every = requests.requests
+    packing = pack(
+        every,
+        max_length=settings.max_length,
+        tokens_per_row=settings.tokens_per_row,
+        multiple=settings.multiple,
+    )
+    table = RequestTable(
+        task_R=np.array([request.task for request in every], np.int32),
+        item_R=np.array([request.item for request in every], np.int32),
+        choice_R=np.array([request.choice for request in every], np.int32),
+        is_choice_R=np.array([request.is_choice for request in every], bool),
+        is_gold_R=np.array([request.is_gold for request in every], bool),
+        num_chars_R=np.array([request.num_chars for request in every], np.int32),
+        num_bytes_R=np.array([request.num_bytes for request in every], np.int32),
+        span_pairs=packing.span_pairs,
+        span_offsets_R1=packing.span_offsets_R1,
+    )
+    plan_hash = hash_plan(requests, tokenizer, settings)
+    stats = {**packing.stats, "skipped_items": len(requests.skipped)}
+    tasks, skipped = list(requests.tasks), list(requests.skipped)
+    return Plan(requests.suite, plan_hash, tasks, packing.rows, table, stats, skipped)
+
+
+def _flatten(rows: list[PackedRow]) -> dict[str, np.ndarray]:
+    flat = {"row_numbers": np.array([[getattr(row, name) for name in _ROW_NUMBERS] for row in rows], np.int64)}
+    for name in _ROW_ARRAYS:
+        parts = [getattr(row, name) for row in rows]
+        flat[f"row_{name}"] = np.concatenate(parts)
+        flat[f"row_{name}_lengths"] = np.array([len(part) for part in parts], np.int64)
+    return flat
+
+
+def _unflatten(arrays: Any) -> list[PackedRow]:
+    columns = []
+    for name in _ROW_ARRAYS:
+        ends = np.cumsum(arrays[f"row_{name}_lengths"])[:-1]
+        columns.append(np.split(arrays[f"row_{name}"], ends))
+    rows = []
+    for numbers, *parts in zip(arrays["row_numbers"], *columns, strict=True):
+        prefix, num_blocks, block_length, num_real_tokens = map(int, numbers)
+        tokens_S, positions_S, ends_S, *others = parts
+        rows.append(
+            PackedRow(prefix, num_blocks, block_length, tokens_S, positions_S, ends_S, num_real_tokens, *others)
+        )
+    return rows
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

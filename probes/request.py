@@ -1,0 +1,110 @@
+"""What lies between lm-eval and the plan: tokenised requests and the facts of their tasks.
+
+Plain data without lm-eval, so that packing, metrics and their tests need no task library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class ProbeTokenizer(Protocol):
+    """What the prober needs of `pretrain.data.tokenizer.Tokenizer`."""
+
+    @property
+    def bos_id(self) -> int:
+        """Id of `<s>`, negative if there is none."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """Id of `</s>`."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        ...
+
+    def piece(self, token: int) -> str:
+        """The piece of one id, blanks shown as U+2581."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One continuation to be scored after one context.
+
+    Attributes:
+        task: index of the task in `SuiteRequests.tasks`.
+        item: number of the item in its task (lm-eval's doc_id).
+        choice: number of the request within its item (lm-eval's idx).
+        context: token ids before the continuation, at least one.
+        continuation: token ids whose log-probability is wanted, at least one.
+        num_chars: characters of the continuation's text without leading white space, at least 1.
+        num_bytes: the same in UTF-8 bytes.
+        is_choice: one of the item's answers (False for extra requests, such as unconditional ones).
+        is_gold: the right answer; at most one an item.
+    """
+
+    task: int
+    item: int
+    choice: int
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    num_chars: int
+    num_bytes: int
+    is_choice: bool
+    is_gold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """What measurements say of a task.
+
+    Attributes:
+        name: lm-eval name.
+        domain: domain in the suite.
+        num_fewshot: examples in the prompt.
+        num_items: items scored.
+    """
+
+    name: str
+    domain: str
+    num_fewshot: int
+    num_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRequests:
+    """Everything a suite asks of a model.
+
+    Attributes:
+        suite: name of the suite.
+        tasks: tasks in the suite's order (groups expanded).
+        requests: ordered by task, item, choice; requests of one item are neighbours.
+        skipped: a sentence for each item left out, with task, item and reason.
+        content_digest: hash of task definitions, items and prompt texts.
+    """
+
+    suite: str
+    tasks: Sequence[TaskFacts]
+    requests: Sequence[Request]
+    skipped: Sequence[str]
+    content_digest: str
+
+
+def text_lengths(text: str) -> tuple[int, int]:
+    """Characters and UTF-8 bytes of a continuation for per-char, per-byte and bits-per-byte figures.
+
+    Leading white space is the delimiter between prompt and answer and does not count (OLMo's in-loop
+    evaluation leaves out the leading blank too); text of nothing but white space counts in full.
+    """
+    counted = text.lstrip() or text
+    return max(1, len(counted)), max(1, len(counted.encode("utf-8", errors="surrogatepass")))

@@ -1,0 +1,150 @@
+"""A plan run on anything that scores packed rows: answers, then measurements.
+
+The two halves are separate because all ranks score, but only rank 0 measures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrain.engine.base import Scorer, TokenLogProbs
+from pretrain.errors import ProbeError
+from probes.harness import Harness
+from probes.metrics import MetricValue, item_metrics
+from probes.plan import Plan
+from probes.record import Measurement
+from probes.suite import MEAN_TASK
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFacts:
+    """What measurements of a checkpoint say of the run.
+
+    Attributes:
+        run: name of the run.
+        step: optimizer steps done.
+        tokens: tokens trained on.
+        flops: training FLOPs spent.
+        config_hash: hash of the run's resolved configuration.
+    """
+
+    run: str
+    step: int
+    tokens: int
+    flops: float
+    config_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A model's answers to a plan's requests.
+
+    Attributes:
+        log_likelihood_R: float64 [requests], natural log-likelihood of the whole continuation.
+        is_greedy_R: bool [requests], every token of the continuation is the likeliest one.
+    """
+
+    log_likelihood_R: np.ndarray
+    is_greedy_R: np.ndarray
+
+
+def gather_answers(plan: Plan, scored: TokenLogProbs) -> Answers:
+    """Sums the token log-probabilities of each request.
+
+    Raises:
+        ProbeError: a log-probability is not finite, as those of a model that has diverged.
+    """
+    finite = np.isfinite(scored.log_prob_P)
+    if not finite.all():
+        raise ProbeError(
+            f"{(~finite).sum()} of {len(finite)} log-probabilities of suite {plan.suite} are not finite: the model "
+            f"has diverged, or its weights are damaged."
+        )
+    starts = plan.table.span_offsets_R1[:-1]
+    log_likelihood_R = np.add.reduceat(scored.log_prob_P[plan.table.span_pairs], starts)
+    is_greedy_R = np.logical_and.reduceat(scored.is_greedy_P[plan.table.span_pairs], starts)
+    return Answers(log_likelihood_R, is_greedy_R)
+
+
+def measure(
+    plan: Plan, answers: Answers, harness: Harness, facts: CheckpointFacts, *, seconds: float
+) -> list[Measurement]:
+    """All measurements of a checkpoint: tasks in the suite's order, then the means of domains.
+
+    The mean of a domain whose tasks differ in their number of examples has num_fewshot -1.
+
+    Args:
+        plan: compiled from this harness's requests.
+        answers: the model's.
+        harness: turns answers into lm-eval's own metrics.
+        facts: of the checkpoint.
+        seconds: wall time of scoring.
+    """
+    values = harness.metrics(answers.log_likelihood_R, answers.is_greedy_R)
+    taken = {(value.task, value.metric) for value in values}
+    continuous = item_metrics(plan.table, answers.log_likelihood_R)
+    values.extend(value for value in continuous if (value.task, value.metric) not in taken)
+    values.sort(key=lambda value: value.task)
+
+    def row(task: str, domain: str, num_fewshot: int, value: MetricValue) -> Measurement:
+        return Measurement(
+            run=facts.run, step=facts.step, tokens=facts.tokens, flops=facts.flops, suite=plan.suite,
+            task=task, domain=domain, num_fewshot=num_fewshot, metric=value.metric, value=value.value,
+            stderr=value.stderr, num_items=value.num_items, plan_hash=plan.plan_hash,
+            config_hash=facts.config_hash, seconds=seconds,
+        )  # fmt: skip
+
+    measurements = []
+    for value in values:
+        task = plan.tasks[value.task]
+        measurements.append(row(task.name, task.domain, task.num_fewshot, value))
+    for domain in dict.fromkeys(task.domain for task in plan.tasks):
+        members = [index for index, task in enumerate(plan.tasks) if task.domain == domain]
+        shots = {plan.tasks[index].num_fewshot for index in members}
+        num_fewshot = shots.pop() if len(shots) == 1 else -1
+        measurements.extend(row(MEAN_TASK, domain, num_fewshot, value) for value in _domain_means(members, values))
+    return measurements
+
+
+def run_plan(plan: Plan, scorer: Scorer, harness: Harness, facts: CheckpointFacts) -> tuple[list[Measurement], Answers]:
+    """Scores a plan and measures; for scorers of one process. See `probes.hook` for many ranks.
+
+    Args:
+        plan: compiled from this harness's requests.
+        scorer: the model.
+        harness: the suite's tasks.
+        facts: of the checkpoint.
+
+    Returns:
+        The measurements, and the answers to each request.
+
+    Raises:
+        ProbeError: the model's answers are not finite.
+    """
+    start = time.perf_counter()
+    answers = gather_answers(plan, scorer.score(plan.rows))
+    seconds = time.perf_counter() - start
+    return measure(plan, answers, harness, facts, seconds=seconds), answers
+
+
+def _domain_means(members: Sequence[int], values: Sequence[MetricValue]) -> list[MetricValue]:
+    """Unweighted means over tasks of each metric that all of them have; stderr √(Σ se²) / n."""
+    by_metric: dict[str, list[MetricValue]] = {}
+    for value in values:
+        if value.task in members:
+            by_metric.setdefault(value.metric, []).append(value)
+    means = []
+    for metric, of_tasks in by_metric.items():
+        if len(of_tasks) != len(members):
+            continue
+        errors = [value.stderr for value in of_tasks]
+        known = [error for error in errors if error is not None]
+        stderr = math.sqrt(sum(error**2 for error in known)) / len(errors) if len(known) == len(errors) else None
+        mean = sum(value.value for value in of_tasks) / len(of_tasks)
+        means.append(MetricValue(members[0], metric, mean, stderr, sum(value.num_items for value in of_tasks)))
+    return means

@@ -1,0 +1,194 @@
+"""The record of measurements: `probes.jsonl`, append-only whole lines, and per-request answers in Parquet.
+
+A measurement is named by (step, suite, task, metric, plan_hash): writing it again replaces it, so a step that
+is scored twice after a crash is recorded once. Only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.errors import ProbeError
+from probes.plan import Plan
+from probes.record import Measurement
+from probes.score import Answers
+
+PROBES_FILE = "probes.jsonl"
+ITEMS_FOLDER = "items"
+
+_FIELDS = {field.name for field in dataclasses.fields(Measurement)}
+_ITEMS_NAME = re.compile(r"step_(\d+)\.parquet$")
+
+Key = tuple[int, str, str, str, str, str]
+
+
+class ProbeStore:
+    """Measurements of one run.
+
+    Args:
+        directory: the run directory, which exists.
+
+    Raises:
+        ProbeError: `probes.jsonl` is there and damaged before its last line.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / PROBES_FILE
+        self._items = directory / ITEMS_FOLDER
+        self._rows = {_key(row): row for row in load_measurements(self.path)}
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Everything recorded, in the order of the file."""
+        return list(self._rows.values())
+
+    def truncate_after(self, step: int) -> None:
+        """Forgets what a resumed run is going to measure again: rows and items of later steps, and a torn line.
+
+        Args:
+            step: the step the run continues from; its own measurements stay.
+
+        Raises:
+            ProbeError: the files cannot be written.
+        """
+        self._rows = {key: row for key, row in self._rows.items() if row.step <= step}
+        with _explained(self.path):
+            if self.path.exists():
+                self._rewrite()
+            for path in self._items.glob("step_*.parquet"):
+                match = _ITEMS_NAME.fullmatch(path.name)
+                if match and int(match[1]) > step:
+                    path.unlink()
+
+    def append(self, measurements: Sequence[Measurement]) -> None:
+        """Adds measurements, on disk when this returns; those recorded before are replaced.
+
+        Raises:
+            ProbeError: the file cannot be written.
+        """
+        replaces = any(_key(row) in self._rows for row in measurements)
+        with _explained(self.path):
+            if replaces:
+                for row in measurements:
+                    self._rows.pop(_key(row), None)
+                self._rows.update((_key(row), row) for row in measurements)
+                self._rewrite()
+                return
+            with self.path.open("ab") as file:
+                file.write(_lines(measurements))
+                file.flush()
+                os.fsync(file.fileno())
+        self._rows.update((_key(row), row) for row in measurements)
+
+    def complete_steps(self, plan: Plan) -> set[int]:
+        """Steps at which every task and every domain of the plan has been measured under the plan's hash."""
+        wanted = {(task.name, task.domain) for task in plan.tasks} | {("mean", task.domain) for task in plan.tasks}
+        found: dict[int, set[tuple[str, str]]] = {}
+        for row in self._rows.values():
+            if row.plan_hash == plan.plan_hash and row.suite == plan.suite:
+                found.setdefault(row.step, set()).add((row.task, row.domain))
+        return {step for step, pairs in found.items() if pairs >= wanted}
+
+    def write_items(self, plan: Plan, answers: Answers, *, step: int) -> Path:
+        """Writes the answers to every request of a step.
+
+        Columns: task, item, choice, is_gold, log_likelihood (nats), is_greedy, num_tokens, num_bytes; the plan
+        hash and the suite are in the file's metadata.
+
+        Raises:
+            ProbeError: the file cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = plan.table
+        names = pa.array([task.name for task in plan.tasks])
+        columns = {
+            "task": pa.DictionaryArray.from_arrays(pa.array(table.task_R), names),
+            "item": table.item_R,
+            "choice": table.choice_R,
+            "is_gold": table.is_gold_R,
+            "log_likelihood": answers.log_likelihood_R,
+            "is_greedy": answers.is_greedy_R,
+            "num_tokens": table.num_tokens_R.astype(np.int32),
+            "num_bytes": table.num_bytes_R,
+        }
+        metadata = {"plan_hash": plan.plan_hash, "suite": plan.suite, "step": str(step)}
+        path = self._items / f"step_{step:08d}.parquet"
+        with _explained(path):
+            self._items.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".parquet.tmp")
+            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
+            os.replace(temporary, path)
+        return path
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_suffix(".jsonl.tmp")
+        with temporary.open("wb") as file:
+            file.write(_lines(self._rows.values()))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
+
+def load_measurements(path: Path) -> list[Measurement]:
+    """Reads `probes.jsonl`; of a measurement written twice the later one. A missing file holds none.
+
+    A last line without its end was being written when the run was killed: it is left out, and with it the
+    other rows of the same step and plan, which were written together.
+
+    Raises:
+        ProbeError: unreadable, or a whole line that is not a measurement; names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be read: {error}") from error
+    *lines, torn = content.split(b"\n")
+    rows: dict[Key, Measurement] = {}
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line, path, number)
+        rows.pop(_key(row), None)
+        rows[_key(row)] = row
+    found = list(rows.values())
+    if torn and found:
+        last = found[-1].step, found[-1].plan_hash
+        found = [row for row in found if (row.step, row.plan_hash) != last]
+    return found
+
+
+def _parse(line: bytes, path: Path, number: int) -> Measurement:
+    try:
+        values: dict[str, Any] = json.loads(line)
+        return Measurement(**{name: values[name] for name in _FIELDS})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProbeError(
+            f"{path}, line {number}, is not a measurement ({type(error).__name__}: {error}). Remove the line."
+        ) from error
+
+
+def _key(row: Measurement) -> Key:
+    return (row.step, row.suite, row.domain, row.task, row.metric, row.plan_hash)
+
+
+def _lines(rows: Iterable[Measurement]) -> bytes:
+    return "".join(json.dumps(row.to_json()) + "\n" for row in rows).encode()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be written: {error}. Check the disk's space and permissions.") from error

@@ -1,0 +1,140 @@
+"""Which tasks a run is probed with: suites of `configs/probes`, read strictly.
+
+A suite lists lm-eval task names, each with the domain it counts towards. Every problem of a file is reported
+at once. Whether a task exists is for `probes.harness` to say: this file needs no lm-eval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ProbeError
+
+SUITE_FOLDER = Path(__file__).parents[1] / "configs" / "probes"
+MEAN_TASK = "mean"
+"""Task name of a domain's mean in measurements; no task may bear it."""
+
+_SUITE_KEYS = ("description", "tasks")
+_TASK_KEYS = ("task", "domain", "num_fewshot", "limit")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSpec:
+    """One line of a suite.
+
+    Attributes:
+        task: lm-eval name of a task, group or tag.
+        domain: domain its metrics are averaged under; also a part of metric names, so without `/`.
+        num_fewshot: examples in the prompt; None is what the task's own definition says (0 if nothing).
+        limit: score the first so many items only; None is all.
+    """
+
+    task: str
+    domain: str
+    num_fewshot: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A named list of tasks.
+
+    Attributes:
+        name: stem of the file.
+        tasks: in the order of the file; no task twice.
+    """
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains in order of first appearance."""
+        return tuple(dict.fromkeys(spec.domain for spec in self.tasks))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Reads a suite.
+
+    Args:
+        name_or_path: a name in `configs/probes`, or the path of a YAML file of the same form.
+
+    Raises:
+        ProbeError: no such suite, not YAML, or anything wrong in it; names the file and every problem.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ProbeError(f"Suite {path} cannot be read: {error}") from error
+    problems: list[str] = []
+    specs = _parse(content, problems)
+    if problems:
+        raise ProbeError(f"Suite {path} has {len(problems)} problem(s):\n" + "\n".join(f"- {p}" for p in problems))
+    return Suite(path.stem, tuple(specs))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise ProbeError(f"probe.suite={name_or_path}: there is no such file. Give the path of a suite's YAML file.")
+    bundled = {file.stem: file for file in SUITE_FOLDER.glob("*.yaml")}
+    if path.name in bundled:
+        return bundled[path.name]
+    raise ProbeError(
+        f"probe.suite={name_or_path}: there is no such suite. Known: {', '.join(sorted(bundled))}."
+        f"{did_you_mean(path.name, bundled)} Or give the path of a YAML file of that form."
+    )
+
+
+def _parse(content: Any, problems: list[str]) -> list[TaskSpec]:
+    if not isinstance(content, dict):
+        problems.append("the file is not a mapping. Write a list of tasks under the key `tasks`.")
+        return []
+    _check_keys(content, _SUITE_KEYS, "", problems)
+    entries = content.get("tasks")
+    if not isinstance(entries, list) or not entries:
+        problems.append(f"tasks={entries!r} is not a list of at least one task.")
+        return []
+    specs: list[TaskSpec] = []
+    for index, entry in enumerate(entries):
+        spec = _parse_task(entry, f"tasks[{index}]", problems)
+        if spec is not None and spec.task in {earlier.task for earlier in specs}:
+            problems.append(f"tasks[{index}].task={spec.task!r} is listed before. Keep one of the two.")
+        elif spec is not None:
+            specs.append(spec)
+    return specs
+
+
+def _parse_task(entry: Any, where: str, problems: list[str]) -> TaskSpec | None:
+    if not isinstance(entry, dict):
+        problems.append(f"{where}={entry!r} is not a mapping. Write task and domain.")
+        return None
+    before = len(problems)
+    _check_keys(entry, _TASK_KEYS, where + ".", problems)
+    for key in ("task", "domain"):
+        value = entry.get(key)
+        if not isinstance(value, str) or not value.strip():
+            problems.append(f"{where}.{key}={value!r} is missing or not a name.")
+        elif key == "domain" and "/" in value:
+            problems.append(f"{where}.domain={value!r} holds a '/', which separates parts of metric names.")
+        elif key == "task" and value == MEAN_TASK:
+            problems.append(f"{where}.task={value!r} is the name of a domain's mean. Rename the task.")
+    for key, minimum in (("num_fewshot", 0), ("limit", 1)):
+        value = entry.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
+            problems.append(f"{where}.{key}={value!r} is not a whole number of at least {minimum}.")
+    return TaskSpec(**entry) if len(problems) == before else None
+
+
+def _check_keys(mapping: dict[Any, Any], allowed: tuple[str, ...], where: str, problems: list[str]) -> None:
+    unknown = [str(key) for key in mapping if key not in allowed]
+    known = ", ".join(allowed)
+    problems.extend(f"{where}{key} is not a known key.{did_you_mean(key, allowed)} Known: {known}." for key in unknown)

@@ -1,0 +1,112 @@
+"""Small lm-eval tasks of every kind we score, a SentencePiece model, and a tiny LLaMA."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from probes.suite import Suite, TaskSpec
+
+TEXT = "the cat dog sees a small red house and runs home quickly because rain falls on old grey stones"
+WORDS = TEXT.split()
+MULTIPLE_CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_target": "gold",
+    "doc_to_choice": "choices",
+    "metric_list": [
+        {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+        {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
+    ],
+}
+
+
+def sentence(rnd: random.Random, low: int = 3, high: int = 12) -> str:
+    return " ".join(rnd.choice(WORDS) for _ in range(rnd.randint(low, high)))
+
+
+def write_task(folder: Path, name: str, items: list[dict[str, Any]], definition: dict[str, Any]) -> None:
+    """Writes NAME.yaml and NAME.jsonl; the YAML names its data by ${TASK_DIR}."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    content = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": "${TASK_DIR}/" + name + ".jsonl"}},
+        "validation_split": "validation",
+        **definition,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tasks: t_choice, t_word, t_pairs (no context), t_blank (choices in the context), t_shots, t_spaces."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rnd = random.Random(1)
+    choice = [
+        {"question": sentence(rnd), "choices": [sentence(rnd, 1, 5) for _ in range(4)], "gold": rnd.randrange(4)}
+        for _ in range(20)
+    ]
+    choice[3]["choices"][1] = choice[3]["choices"][0]  # two equal answers
+    choice[4]["choices"][0] = choice[4]["choices"][1] + " and"  # one answer begins another
+    asked = {**MULTIPLE_CHOICE, "doc_to_text": "Question: {{question}}\nAnswer:"}
+    write_task(folder, "t_choice", choice, asked)
+    write_task(folder, "t_shots", choice, {**asked, "num_fewshot": 2, "fewshot_split": "validation"})
+    write_task(folder, "t_spaces", choice, {**MULTIPLE_CHOICE, "doc_to_text": "{{question}}  ", "target_delimiter": ""})
+    words = [{"text": sentence(rnd, 4, 20)} for _ in range(12)]
+    write_task(
+        folder,
+        "t_word",
+        words,
+        {
+            "output_type": "loglikelihood",
+            "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}",
+            "doc_to_target": "{{' ' + text.split(' ')[-1]}}",
+            "metric_list": [
+                {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+                {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+            ],
+        },
+    )
+    pairs = [{"good": sentence(rnd), "bad": sentence(rnd)} for _ in range(30)]
+    two = {**MULTIPLE_CHOICE, "doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[good, bad]}}"}
+    write_task(folder, "t_pairs", pairs, two)
+    blank = [
+        {"start": sentence(rnd), "options": [sentence(rnd, 1, 2), "big"], "end": sentence(rnd), "gold": number % 2}
+        for number in range(10)
+    ]
+    write_task(
+        folder,
+        "t_blank",
+        blank,
+        {
+            **MULTIPLE_CHOICE,
+            "doc_to_text": "{{gold}}",
+            "doc_to_target": "{{end}}",
+            "doc_to_choice": "{{[start + ' ' + options[0], start + ' ' + options[1]]}}",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        },
+    )
+    return folder
+
+
+ALL_TASKS = ("t_choice", "t_shots", "t_spaces", "t_word", "t_pairs", "t_blank")
+
+
+@pytest.fixture(scope="session")
+def suite() -> Suite:
+    domains = {"t_word": "language", "t_pairs": "language"}
+    return Suite("small", tuple(TaskSpec(task=name, domain=domains.get(name, "choice")) for name in ALL_TASKS))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    rnd = random.Random(2)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return train_tokenizer((sentence(rnd) + "\nQuestion: Answer:" for _ in range(200)), path, vocab_size=340)
