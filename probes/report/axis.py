@@ -31,8 +31,8 @@ class TokenAxis:
     @classmethod
     def spanning(cls, tokens: Sequence[int], *, tokens_per_step: int) -> TokenAxis:
         """The axis for all positions of a run; empty sequences give an axis of one step."""
-        first_drawn = tokens_per_step / 2
         positive = [count for count in tokens if count > 0]
+        first_drawn = min([tokens_per_step, *positive]) / 2
         zero = not positive or len(positive) < len(tokens)
         start = first_drawn if zero else min(min(positive), max(positive) * 0.5)
         return cls(start, float(max(positive, default=tokens_per_step)), zero)

@@ -90,8 +90,8 @@ class Curve:
 def curves_of(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     """Groups rows of `probes.jsonl`; adds each domain's mean where the record has none.
 
-    Rows without a finite value or without a task, and metrics that are not shown, are left out. Domains keep the order of first appearance;
-    in each, the mean comes first.
+    Rows without a finite value or without a task, and metrics that are not shown, are left out. Domains keep the
+    order of first appearance; in each, the mean comes first.
     """
     groups: dict[tuple[str, str, str, Any, Any], dict[int, Mapping[str, Any]]] = {}
     for row in rows:

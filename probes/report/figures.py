@@ -74,7 +74,9 @@ def headline(run: RunFiles, axis: TokenAxis) -> Figure | None:
         plain_line(thinned(smooth), axis, name="training loss", colour=PALETTE[0], width=2.4),
     ]
     loss_range = _value_range([point.value for point in smooth] + within([p.value for p in loss]))
-    labels = end_labels([Label("loss", smooth[-1].value, PALETTE[0])], value_range=loss_range, panel=upper)
+    labels = end_labels(
+        [Label(f"loss {smooth[-1].value:.2f}", smooth[-1].value, PALETTE[0])], value_range=loss_range, panel=upper
+    )
     layout = {"yaxis": y_axis(loss_range, panel=upper)}
     titles = [panel_title("Training loss, nats per token", upper)] if chosen else []
     if chosen:

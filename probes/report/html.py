@@ -83,8 +83,9 @@ def _sections(run: RunFiles) -> list[tuple[str, str, str]]:
     """Anchor, heading and content of every section that has something to show."""
     axis = figures.token_axis(run)
     counter = _Counter()
-    zero = " Step 0, before training, is drawn at the left edge as “0”." if axis.starts_at_zero else ""
-    top = counter.show([figures.headline(run, axis)], note=f"Both panels share the token axis.{zero}")
+    shared = "Both panels share the token axis. " if run.curves else ""
+    zero = "Step 0, before training, is drawn at the left edge as “0”." if axis.starts_at_zero else ""
+    top = counter.show([figures.headline(run, axis)], note=(shared + zero).strip())
     if not top:
         top = '<p class="empty">Nothing has been logged yet.</p>'
     sections = [("overview", "Overview", top)]

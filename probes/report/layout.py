@@ -7,7 +7,6 @@ plotly does not keep annotations from covering each other.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,7 +167,7 @@ def _marked(label: Label) -> str:
 
 
 def _spread(values: Sequence[float], *, distance: float, low: float, high: float) -> list[float]:
-    """Ascending places at least `distance` apart, near the values: pools of touching labels are centred."""
+    """Ascending places at least `distance` apart, near the values and inside the range: touching labels are centred."""
     pools: list[list[float]] = []  # Of each pool: the sum of its members' wishes for its first place, their number.
     for value in values:
         pools.append([value, 1.0])
@@ -177,6 +176,6 @@ def _spread(values: Sequence[float], *, distance: float, low: float, high: float
             before = pools[-1][1]
             pools[-1] = [pools[-1][0] + wishes - count * before * distance, before + count]
     places = [total / count + position * distance for total, count in pools for position in range(int(count))]
-    excess = max(0.0, places[-1] - high) if places else 0.0
-    shift = -excess if excess else max(0.0, low - places[0]) if places else 0.0
-    return [place + shift if math.isfinite(shift) else place for place in places]
+    most = len(places) - 1  # Each place leaves room for the labels on its far side, so clamping keeps the distances.
+    below = [min(place, high - (most - position) * distance) for position, place in enumerate(places)]
+    return [max(place, low + position * distance) for position, place in enumerate(below)]

@@ -1,0 +1,215 @@
+"""Whole runs: what a user starts, kills, starts again, compares and exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import runs
+
+LAST = "checkpoints/step_00000024"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("work")
+    runs.write_text(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """An uninterrupted run with probes and exports."""
+    log = folder / "whole.log"
+    code = runs.finish(runs.overrides(folder, "whole", "checkpoint.export=all"), log=log)
+    assert code == 0, log.read_text()[-5000:]
+    return folder / "runs" / "whole"
+
+
+def _without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what a clock measured."""
+    timed = ("perf/", "time/", "seconds", "run", "config_hash")
+    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+
+
+def test_the_run_directory_is_as_documented(whole: Path) -> None:
+    assert {"config.yaml", "metrics.jsonl", "probes.jsonl", "events.jsonl", "checkpoints", "export", "wandb"} <= set(
+        os.listdir(whole)
+    )
+    assert sorted(os.listdir(whole / "checkpoints")) == [
+        "latest",
+        *(f"step_{step:08d}" for step in (0, 2, 5, 10, 20, 24)),
+    ]
+    rows = runs.metrics(whole)
+    assert [row["step"] for row in rows] == list(range(25))
+    required = {
+        "tokens",
+        "flops",
+        "train/loss",
+        "train/grad_norm",
+        "train/learning_rate",
+        "perf/tokens_per_second",
+        "perf/step_seconds",
+        "data/tales/tokens",
+        "data/lists/tokens",
+    }
+    assert all(required <= row.keys() for row in rows[1:])
+    assert {row["step"] for row in runs.probes(whole)} == {0, 2, 5, 10, 20, 24}
+
+
+def test_the_mixture_is_kept_and_the_model_learns(whole: Path) -> None:
+    rows = runs.metrics(whole)
+    last = rows[-1]
+    assert last["data/tales/tokens"] == 3 * last["data/lists/tokens"] == 18 * 8 * 128
+    for domain in ("tales", "lists"):
+        losses = [row[f"validation/{domain}/loss"] for row in rows if f"validation/{domain}/loss" in row]
+        assert len(losses) == 6 and losses[-1] < 0.8 * losses[0]
+
+
+def test_the_same_command_again_changes_nothing(whole: Path, folder: Path) -> None:
+    before = {name: (whole / name).read_bytes() for name in ("metrics.jsonl", "probes.jsonl")}
+    log = folder / "again.log"
+    assert runs.finish(runs.overrides(folder, "whole", "checkpoint.export=all"), log=log) == 0, log.read_text()[-5000:]
+    assert {name: (whole / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_a_random_step_and_started_again_is_bitwise_the_same(folder: Path, whole: Path, seed: int) -> None:
+    name, log = f"killed{seed}", folder / f"killed{seed}.log"
+    directory, arguments = folder / "runs" / name, runs.overrides(folder, name)
+    for step in sorted(random.Random(seed).sample(range(1, 24), 2)):
+        process = runs.start(arguments, log=log)
+        runs.wait_until(lambda step=step: runs.last_step(directory) >= step or process.poll() is not None)  # type: ignore[misc]
+        assert process.poll() is None, log.read_text()[-5000:]
+        runs.kill(process)
+    assert runs.finish(arguments, log=log) == 0, log.read_text()[-5000:]
+    runs.assert_same_state(whole / LAST, directory / LAST)
+    assert _without_times(runs.metrics(directory)) == _without_times(runs.metrics(whole))
+    assert _without_times(runs.probes(directory)) == _without_times(runs.probes(whole))
+    assert any(event["kind"] == "resume" for event in runs.events(directory))
+    wandb_runs = {path.name.rsplit("-", 1)[1] for path in (directory / "wandb").glob("offline-run-*")}
+    assert len(wandb_runs) == 1, "every start continues the same W&B run"
+
+
+def test_a_run_without_probes_ends_with_bitwise_the_same_weights(folder: Path, whole: Path) -> None:
+    log = folder / "unprobed.log"
+    assert runs.finish(runs.overrides(folder, "unprobed", "probe=off"), log=log) == 0, log.read_text()[-5000:]
+    directory = folder / "runs" / "unprobed"
+    assert not (directory / "probes.jsonl").exists()
+    runs.assert_same_state(whole / LAST, directory / LAST)
+
+
+def test_tensor_parallel_trains_and_scores_like_data_parallel(folder: Path, whole: Path) -> None:
+    log = folder / "tensor.log"
+    assert runs.finish(runs.overrides(folder, "tensor", "parallel.tensor=2"), log=log) == 0, log.read_text()[-5000:]
+    directory = folder / "runs" / "tensor"
+    losses = [[row["train/loss"] for row in runs.metrics(path)[1:21]] for path in (directory, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    start = [[row for row in runs.probes(path) if row["step"] == 0] for path in (directory, whole)]
+    for got, expected in zip(*start, strict=True):
+        assert (got["task"], got["metric"]) == (expected["task"], expected["metric"])
+        assert got["value"] == pytest.approx(expected["value"], rel=1e-5, abs=1e-9)  # fp32 sums in another order
+
+
+def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_continues(folder: Path, whole: Path) -> None:
+    from pretrain.train import EXIT_STOPPED
+
+    log, directory = folder / "signal.log", folder / "runs" / "signal"
+    arguments = runs.overrides(folder, "signal", "track=[jsonl]", "probe=off")
+    process = runs.start(arguments, processes=1, log=log)
+    runs.wait_until(lambda: runs.last_step(directory) >= 7 or process.poll() is not None)
+    ranks = _children(process.pid)
+    os.kill(ranks[0], signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert f"exitcode  : {EXIT_STOPPED}" in log.read_text()
+    stopped = [event for event in runs.events(directory) if event["kind"] == "stopped"]
+    assert len(stopped) == 1 and (directory / f"checkpoints/step_{stopped[0]['step']:08d}/manifest.json").exists()
+    assert runs.finish(arguments, log=log) == 0, log.read_text()[-5000:]
+    assert [row["step"] for row in runs.metrics(directory)] == list(range(25))
+    got, expected = ([row["train/loss"] for row in runs.metrics(path)[1:]] for path in (directory, whole))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)  # one process before the stop, two after
+
+
+def _children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def test_a_run_directory_of_another_configuration_is_refused(folder: Path, whole: Path) -> None:
+    log = folder / "other.log"
+    code = runs.finish(runs.overrides(folder, "whole", "model.hidden_size=32", "run.seed=9"), processes=1, log=log)
+    text = log.read_text()
+    assert code != 0
+    assert "model.hidden_size: 64, now 32" in text and "run.seed: 0, now 9" in text and "run.name" in text
+
+
+def test_lm_eval_on_the_export_gives_the_same_answers_item_by_item(whole: Path) -> None:
+    pytest.importorskip("transformers")
+    import pyarrow.parquet as pq
+
+    tasks = ["fineline_blimp", "fineline_lambada", "fineline_arc_easy"]
+    limits = dict(zip(tasks, (40, 12, 15), strict=True))
+    for step in (0, 10, 24):
+        items = pq.read_table(whole / f"items/step_{step:08d}.parquet").to_pylist()
+        recorded = {(r["metric"], r["task"]): r["value"] for r in runs.probes(whole) if r["step"] == step}
+        for task, (answers, acc) in _huggingface_answers(whole / f"export/step_{step:08d}", limits).items():
+            ours = [row for row in items if row["task"] == task]
+            assert len(ours) == len(answers)
+            for row in ours:
+                log_likelihood, greedy = answers[row["item"], row["choice"]]
+                assert abs(row["log_likelihood"] - log_likelihood) <= 2e-4
+                assert row["is_greedy"] == greedy
+            assert recorded["acc", task] == pytest.approx(acc, abs=1e-12)
+
+
+def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]:
+    """lm-eval's own HFLM: answers by (item, choice), and its accuracy."""
+    import yaml
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model = HFLM(pretrained=str(export), device="cpu", dtype="float32", batch_size=16, logits_cache=False)
+    manager, found = TaskManager(include_defaults=False), {}
+    for task, limit in limits.items():
+        folder = Path(__file__).parents[2] / "probes" / "tasks" / task
+        text = (folder / f"{task}.yaml").read_text().replace("${TASK_DIR}", str(folder))
+        results = simple_evaluate(
+            model, tasks=[yaml.safe_load(text)], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=True
+        )
+        answers = {
+            (sample["doc_id"], choice): response[0]
+            for sample in results["samples"][task]
+            for choice, response in enumerate(sample["resps"])
+        }
+        found[task] = (answers, results["results"][task]["acc,none"])
+    return found
+
+
+def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "bad.log"
+    arguments = runs.overrides(
+        folder, "bad", "train.global_batch_size=7", "data.sources.tales.paths=[nowhere.jsonl]", "schedule.kind=cosin"
+    )
+    code = runs.finish(arguments, processes=2, log=log)
+    text = log.read_text()
+    assert code != 0
+    assert "train.global_batch_size=7" in text and "schedule.kind" in text and "cosine" in text
+    assert not (folder / "runs" / "bad").exists()
+
+
+def test_an_unknown_task_stops_the_run_before_training(folder: Path) -> None:
+    suite = folder / "unknown.yaml"
+    suite.write_text("tasks:\n  - {task: fineline_blimpp, domain: linguistics}\n")
+    log = folder / "unknown.log"
+    code = runs.finish(runs.overrides(folder, "unknown", f"probe.suite={suite}"), processes=1, log=log)
+    assert code != 0 and "fineline_blimp" in log.read_text()
+    assert json.dumps({"kind": "finished"}) not in log.read_text()
