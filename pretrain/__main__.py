@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -164,6 +165,8 @@ def _report(error: FinelineError) -> None:
             problems = error.problems
             title = "The configuration cannot run:" if len(problems) == 1 else f"{len(problems)} problems:"
             print("\n  - ".join([title, *problems]), file=sys.stderr, flush=True)
+        else:
+            time.sleep(2)  # the launcher ends all ranks as soon as one has left: let rank 0 speak first
         return
     where = f" on rank {rank}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     print(f"{type(error).__name__}{where}: {error}", file=sys.stderr, flush=True)

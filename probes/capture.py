@@ -25,15 +25,12 @@ class HarnessTask:
     Attributes:
         task: lm-eval's Task; `task.instances` are the requests.
         domain: domain in the suite.
+        name: lm-eval's name of the task (kept here: lm-eval draws random numbers each time it is asked).
     """
 
     task: Any
     domain: str
-
-    @property
-    def name(self) -> str:
-        """lm-eval's name of the task."""
-        return str(self.task.task_name)
+    name: str
 
     @property
     def num_fewshot(self) -> int:

@@ -71,7 +71,7 @@ class Harness:
         skipped: list[str] = []
         facts: list[TaskFacts] = []
         digest = hashlib.sha256()
-        with _cached_templates():
+        with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
                 recorder.loglikelihood(task.task.instances)
                 captured, left_out = task_requests(task, index, recorder.take(), max_length=max_length)
@@ -140,7 +140,7 @@ def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: 
         for spec in suite.tasks:
             for task in finder.load(spec):
                 _prepare(task, spec, limit)
-                tasks.append(HarnessTask(task, spec.domain))
+                tasks.append(HarnessTask(task, spec.domain, str(task.task_name)))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

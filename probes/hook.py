@@ -148,6 +148,7 @@ class ProbeHook:
             seconds=seconds + time.perf_counter() - start,
             score_seconds=seconds,
             tokens=self.plan.num_tokens,
+            num_measurements=len(measurements),
         )
 
 

@@ -48,15 +48,11 @@ class Packing:
 
 @dataclass(slots=True)
 class Piece:
-    """What a block holds whole: a subtree with the ancestors it repeats, or those ancestors alone."""
+    """What a block holds whole: a subtree, after the ancestors between it and the row prefix, which it repeats."""
 
     ancestors: tuple[Node, ...]
-    subtree: Node | None
-
-    @property
-    def length(self) -> int:
-        """Tokens it takes in a block."""
-        return sum(len(node.tokens) for node in self.ancestors) + (self.subtree.size if self.subtree else 0)
+    subtree: Node
+    length: int
 
 
 @dataclass(slots=True)
@@ -74,12 +70,11 @@ class Group:
 
 @dataclass(slots=True)
 class RowLayout:
-    """A row before its arrays exist; `scores_prefix` in the first row of a group."""
+    """A row before its arrays exist."""
 
     prefix: tuple[Node, ...]
     block_length: int
     blocks: list[list[Piece]]
-    scores_prefix: bool
 
 
 def pack(
@@ -162,18 +157,17 @@ def _cut(root: Node, block_length: int, min_prefix: int) -> list[Group]:
         path = (*ancestors, node)
         cheap_to_split = bool(node.children) and node.end - base <= _CHEAP_REPEAT
         worth_a_prefix = node.end >= min_prefix and len(node.children) > 1 and below > node.end // 4
+        # Repeating the beginning for each child may cost more than a longer block.
+        dear_to_split = (node.end - base) * (len(node.children) - 1) > below
         if not node.children or (whole <= block_length and not cheap_to_split):
-            group.pieces.append(Piece(ancestors, node))
+            group.pieces.append(Piece(ancestors, node, whole))
         elif group is loose and whole > block_length and worth_a_prefix:
             shared = Group(path, [])
             groups.append(shared)
             stack.extend((child, (), shared) for child in reversed(node.children))
-        elif (node.end - base) * (len(node.children) - 1) > below:
-            # Repeating the beginning for each child would cost more than a longer block.
-            group.pieces.append(Piece(ancestors, node))
+        elif dear_to_split:
+            group.pieces.append(Piece(ancestors, node, whole))
         else:
-            if node.wanted:  # Scored once here: the repeated copies are not asked again.
-                group.pieces.append(Piece(path, None))
             stack.extend((child, path, group) for child in reversed(node.children))
     return [group for group in groups if group.pieces]
 
@@ -181,14 +175,12 @@ def _cut(root: Node, block_length: int, min_prefix: int) -> list[Group]:
 def _lay_out(root: Node, block_length: int, tokens_per_row: int, multiple: int, min_prefix: int) -> list[RowLayout]:
     layouts: list[RowLayout] = []
     for group in _cut(root, block_length, min_prefix):
-        scores_prefix = True
         for length, pieces in _by_length(group.pieces, block_length, multiple):
             bins = _best_fit([piece.length for piece in pieces], length)
             per_row = max(1, (tokens_per_row - group.prefix_length) // length)
             for first in range(0, len(bins), per_row):
                 blocks = [[pieces[i] for i in members] for members in bins[first : first + per_row]]
-                layouts.append(RowLayout(group.prefix, length, blocks, scores_prefix))
-                scores_prefix = False
+                layouts.append(RowLayout(group.prefix, length, blocks))
     return layouts
 
 
@@ -234,13 +226,14 @@ def _cost(layouts: Sequence[RowLayout]) -> float:
 
 
 class _RowWriter:
-    """Writes row arrays and hands out pair ids."""
+    """Writes row arrays and hands out pair ids. What is wanted of a node is asked at its first copy alone."""
 
     def __init__(self, span_offsets_R1: np.ndarray, multiple: int) -> None:
         self.num_pairs = 0
         self.span_pairs = np.full(int(span_offsets_R1[-1]), -1, np.int64)
         self._offsets = span_offsets_R1
         self._multiple = multiple
+        self._asked: set[int] = set()  # ids of nodes; the trie outlives the writer
 
     def write(self, layout: RowLayout) -> PackedRow:
         prefix = layout.prefix[-1].end if layout.prefix else 0
@@ -249,8 +242,7 @@ class _RowWriter:
         self._tokens, self._positions, self._ends = (np.zeros(length, np.int32) for _ in range(3))
         self._wanted: list[tuple[int, Node, int]] = []  # (index in the row, node, offset in its run)
         for node in layout.prefix:
-            # Wants of nodes above the last one are pieces of their own in the group without a prefix.
-            self._run(node, node.depth, wanted=layout.scores_prefix and node is layout.prefix[-1])
+            self._run(node, node.depth)
         self._ends[:prefix] = end
         num_real = prefix
         for number, pieces in enumerate(layout.blocks):
@@ -265,23 +257,23 @@ class _RowWriter:
             wanted_W, *pairs,
         )  # fmt: skip
 
-    def _run(self, node: Node, start: int, *, wanted: bool) -> int:
+    def _run(self, node: Node, start: int) -> int:
         end = start + len(node.tokens)
         self._tokens[start:end] = node.tokens
         self._positions[start:end] = np.arange(node.depth, node.end)
-        if wanted:
+        if id(node) not in self._asked:
+            self._asked.add(id(node))
             self._wanted.extend((start + offset, node, offset) for offset in node.wanted)
         return end
 
     def _piece(self, piece: Piece, start: int) -> None:
         index = start
         for node in piece.ancestors:
-            alone = piece.subtree is None and node is piece.ancestors[-1]
-            index = self._run(node, index, wanted=alone)
+            index = self._run(node, index)
         self._ends[start:index] = start + piece.length
-        for node in walk([piece.subtree] if piece.subtree else []):
+        for node in walk([piece.subtree]):
             self._ends[index : index + len(node.tokens)] = index + node.size
-            index = self._run(node, index, wanted=True)
+            index = self._run(node, index)
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         wanted: list[int] = []

@@ -84,8 +84,10 @@ def build_trie(requests: Sequence[Request], *, max_length: int) -> Trie:
         waiting.extend((first + j, target, number, j) for j, target in enumerate(request.continuation))
     root = Node((), 0)
     path = [root]
+    before: tuple[int, ...] = ()
     for tokens, waiting in sorted(inputs.items()):
-        _extend(path, tokens)
+        _extend(path, tokens, num_shared=_num_shared(before, tokens))
+        before = tokens
         for position, target, number, j in waiting:
             node = next(node for node in reversed(path) if node.depth <= position and node.tokens)
             node.wanted.setdefault(position - node.depth, {}).setdefault(target, []).append((number, j))
@@ -93,29 +95,22 @@ def build_trie(requests: Sequence[Request], *, max_length: int) -> Trie:
     return Trie(root, naive_tokens, num_cut)
 
 
-def _extend(path: list[Node], tokens: tuple[int, ...]) -> None:
+def _extend(path: list[Node], tokens: tuple[int, ...], *, num_shared: int) -> None:
     """Turns `path`, the nodes of the input before in sorted order, into the nodes of this one."""
-    matched = 0
-    for level in range(1, len(path)):
-        node = path[level]
-        shared = _num_shared(node.tokens, tokens, matched)
-        matched += shared
-        if shared < len(node.tokens):
-            if shared:
-                node.split(shared)
-            del path[level + bool(shared) :]
-            break
-    if matched < len(tokens):
-        node = Node(tokens[matched:], matched)
-        path[-1].children.append(node)
-        path.append(node)
+    while len(path) > 1 and path[-1].depth >= num_shared:
+        path.pop()
+    if path[-1].end > num_shared:
+        path[-1].split(num_shared - path[-1].depth)
+    node = Node(tokens[num_shared:], num_shared)  # never empty: sorted inputs do not begin the one before them
+    path[-1].children.append(node)
+    path.append(node)
 
 
-def _num_shared(run: tuple[int, ...], tokens: tuple[int, ...], start: int) -> int:
-    length = min(len(run), len(tokens) - start)
-    if run[:length] == tokens[start : start + length]:
+def _num_shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    length = min(len(first), len(second))
+    if first[:length] == second[:length]:
         return length
-    return next(i for i in range(length) if run[i] != tokens[start + i])
+    return next(i for i in range(length) if first[i] != second[i])
 
 
 def _count(root: Node) -> None:

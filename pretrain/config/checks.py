@@ -169,7 +169,7 @@ def _parallel_problems(config: RunConfig) -> Iterator[str]:
     multiple = model.vocab_multiple
     shared = {
         "model.num_attention_heads": model.num_attention_heads,
-        "model.num_query_groups": model.num_query_groups or model.num_attention_heads,
+        **({"model.num_query_groups": model.num_query_groups} if model.num_query_groups else {}),
         "model.ffn_hidden_size": model.ffn_hidden_size,
         "rows of the embedding (tokenizer.vocab_size rounded up to model.vocab_multiple)": (
             -(-config.tokenizer.vocab_size // multiple) * multiple

@@ -143,5 +143,5 @@ class BatchIterator(Iterator[Batch]):
                 batch = self._loader.batch(self._next_sample)
                 self._next_sample += self._stride
                 self._queue.put(batch)
-        except BaseException as error:  # handed to the thread that asks for batches
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asks for batches
             self._queue.put(error)

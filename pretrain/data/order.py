@@ -21,8 +21,8 @@ _ROUNDS = 8
 _MASK = (1 << 64) - 1
 # Finaliser of MurmurHash3 (fmix64): every output bit depends on every input bit.
 _MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
-# Feistel halves of a bit or two reach few permutations; a wider domain is walked through instead.
-_FEWEST_BITS = 8
+# Feistel halves of a few bits reach few of the permutations; up to this size, keyed hashes are sorted instead.
+_LARGEST_SORTED = 1024
 
 
 def permutation_key(seed: int, source: str, epoch: int) -> tuple[int, ...]:
@@ -39,6 +39,8 @@ def permute(key: tuple[int, ...], n: int, index: int) -> int:
     so it is a bijection for every n and key. Equal to `permute_array` element by element.
     """
     assert 0 <= index < n, f"index {index} is not in [0, {n})"
+    if n <= _LARGEST_SORTED:
+        return int(_sorted_permutation(key, n)[index])
     low_bits, high_bits = _halves(n)
     while True:
         low, high = index & ((1 << low_bits) - 1), index >> low_bits
@@ -63,6 +65,8 @@ def permute_array(key: tuple[int, ...], n: int, indices: np.ndarray) -> np.ndarr
     Returns:
         int64 array of the same shape.
     """
+    if n <= _LARGEST_SORTED:
+        return _sorted_permutation(key, n)[np.asarray(indices, dtype=np.int64)]
     low_bits, high_bits = (np.uint64(bits) for bits in _halves(n))
     low_mask, high_mask = (np.uint64((1 << int(bits)) - 1) for bits in (low_bits, high_bits))
     out = np.array(indices, dtype=np.uint64)
@@ -152,8 +156,15 @@ class SampleOrder:
         return dict(zip(self.sources, self.mixture.counts_before(num_samples).tolist(), strict=True))
 
 
+def _sorted_permutation(key: tuple[int, ...], n: int) -> np.ndarray:
+    hashes = np.arange(n, dtype=np.uint64)
+    for k in key[:2]:
+        hashes = _mix_array(hashes ^ np.uint64(k))
+    return np.argsort(hashes, kind="stable").astype(np.int64)
+
+
 def _halves(n: int) -> tuple[int, int]:
-    bits = max((n - 1).bit_length(), _FEWEST_BITS)
+    bits = (n - 1).bit_length()
     return bits // 2, bits - bits // 2
 
 

@@ -134,8 +134,11 @@ def open_prepared(config: RunConfig, *, directory: Path, given: Tokenizer | None
 
 
 def training_text(config: RunConfig, files: Mapping[str, list[Path]]) -> Iterator[str]:
-    """Text a tokenizer is trained on: at most `tokenizer.training_bytes`, by weight over sources, evenly over a
-    source's files, from their beginnings. Nothing that may be held out for validation is seen."""
+    """Text a tokenizer is trained on, at most `tokenizer.training_bytes` of it.
+
+    Taken by weight over sources and evenly over a source's files, from their beginnings. Nothing that may be held
+    out for validation is seen.
+    """
     weights = {name: config.data.sources[name].weight for name in files}
     total = sum(weights.values())
     for name, paths in files.items():
@@ -242,10 +245,11 @@ def _check_counts(name: str, counts: Mapping[str, SplitCounts], config: RunConfi
     if total == 0:
         raise DataError(f"data.sources.{name}: every document is empty text. Remove the source or give it text.")
     if counts["validation"].documents == 0:
+        enough = min(0.5, max(2 * config.data.holdout_fraction, 5 / total))
         raise DataError(
             f"data.sources.{name} has no validation text: none of its {total} documents is marked "
             f"meta.split = 'validation', and data.holdout_fraction={config.data.holdout_fraction} held out none. "
-            f"Mark some, or set data.holdout_fraction to about {max(0.005, min(0.5, 5 / total)):.2g}."
+            f"Mark some, or set data.holdout_fraction to about {enough:.2g}."
         )
     if counts["train"].documents == 0 and config.data.sources[name].weight > 0:
         raise DataError(

@@ -120,11 +120,8 @@ class Tokenizer:
             ids = self._encode_bare(" " + first if self._adds_prefix else first)
             for part in others:
                 ids += array("i", self._space_bytes).tobytes() + self._encode_bare(part)
-        except UnicodeEncodeError as error:
-            raise TokenizerError(
-                f"The text holds a lone surrogate, {text[error.start : error.end]!r} at character {error.start}: "
-                "it is not valid Unicode. Repair or drop the document."
-            ) from None
+        except (RuntimeError, UnicodeEncodeError):  # which of them depends on SentencePiece's version
+            raise _explained(text) from None
         return np.frombuffer(ids, dtype=np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -292,7 +289,7 @@ class _Lines:
                     if line:
                         self.num_bytes += len(line.encode()) + 1
                         yield line
-        except Exception as error:  # raised again by train_tokenizer
+        except Exception as error:  # noqa: BLE001 - raised again by train_tokenizer
             self.error = error
 
 
@@ -316,6 +313,18 @@ def _processor(model: bytes, *, name: str) -> Any:
             f"{name} is not a SentencePiece model ({len(model)} bytes). Set tokenizer.path to a `tokenizer.model`, "
             "or to null to train one on the run's text."
         ) from None
+
+
+def _explained(text: str) -> TokenizerError:
+    """Why a text could not be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return TokenizerError(
+            f"The text holds a lone surrogate, {text[error.start]!r} at character {error.start}: it is not valid "
+            "Unicode. Repair or drop the document."
+        )
+    return TokenizerError(f"SentencePiece could not encode a text of {len(text)} characters: {text[:80]!r}.")
 
 
 def _normalization(model: bytes) -> tuple[bool, bool]:

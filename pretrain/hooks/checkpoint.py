@@ -35,6 +35,7 @@ class CheckpointHook:
         if run.state.step == run.info.resume_step:
             return
         started = time.perf_counter()
+        self._attempt(run, self._publisher.wait)
         # Rows up to this step must be on disk before a checkpoint exists that a resume would start from.
         run.tracker.commit(durable=True)
         state = run.engine.sharded_state()

@@ -180,7 +180,7 @@ def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]
     model = HFLM(pretrained=str(export), device="cpu", dtype="float32", batch_size=16, logits_cache=False)
     manager, found = TaskManager(include_defaults=False), {}
     for task, limit in limits.items():
-        folder = Path(__file__).parents[2] / "probes" / "tasks" / task
+        folder = Path(__file__).parents[2] / "probes" / "tasks" / task.removeprefix("fineline_")
         text = (folder / f"{task}.yaml").read_text().replace("${TASK_DIR}", str(folder))
         results = simple_evaluate(
             model, tasks=[yaml.safe_load(text)], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=True
@@ -197,7 +197,7 @@ def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]
 def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "bad.log"
     arguments = runs.overrides(
-        folder, "bad", "train.global_batch_size=7", "data.sources.tales.paths=[nowhere.jsonl]", "schedule.kind=cosin"
+        folder, "bad", "train.global_batch_size=7", "schedule.kind=cosin"
     )
     code = runs.finish(arguments, processes=2, log=log)
     text = log.read_text()

@@ -65,11 +65,12 @@ class HuggingFaceScorer:
         query, key = torch.arange(length)[:, None], torch.arange(length)[None, :]
         visible = (key <= query) & (query < torch.from_numpy(row.ends_S)[None, :])
         visible |= torch.eye(length, dtype=torch.bool)  # padding sees itself: no empty softmax
-        mask = torch.zeros(length, length).masked_fill(~visible, torch.finfo(torch.float32).min)
+        dtype = self.model.dtype
+        mask = torch.zeros(length, length, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
         output = self.model(
             input_ids=torch.from_numpy(row.tokens_S).long()[None],
             position_ids=torch.from_numpy(row.positions_S).long()[None],
             attention_mask=mask[None, None],
             use_cache=False,
         )
-        return output.logits[0].float()
+        return output.logits[0]

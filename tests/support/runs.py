@@ -25,7 +25,7 @@ WORDS = (
 
 
 def write_text(folder: Path) -> None:
-    """Two sources, `tales.jsonl` and `lists.jsonl`, of made-up sentences; some documents marked as validation."""
+    """Two sources of made-up sentences, some documents marked as validation, and a `data=own` that names them."""
     rng = random.Random(5)
     for name, count in (("tales", 400), ("lists", 200)):
         lines = []
@@ -35,6 +35,12 @@ def write_text(folder: Path) -> None:
             split = "validation" if number % 10 == 0 else "train"
             lines.append(json.dumps({"text": text, "meta": {"split": split}}))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "conf/data").mkdir(parents=True)
+    (folder / "conf/data/own.yaml").write_text(
+        "sources:\n"
+        f"  tales: {{paths: ['{folder / 'tales.jsonl'}'], weight: 3}}\n"
+        f"  lists: {{paths: ['{folder / 'lists.jsonl'}'], weight: 1}}\n"
+    )
 
 
 def write_suite(folder: Path) -> Path:
@@ -54,8 +60,8 @@ def overrides(folder: Path, name: str, *more: str) -> list[str]:
     return [
         f"run.dir={folder / 'runs'}",
         f"run.name={name}",
-        f"data.sources={{tales: {{paths: ['{folder / 'tales.jsonl'}'], weight: 3}}, "
-        f"lists: {{paths: ['{folder / 'lists.jsonl'}'], weight: 1}}}}",
+        f"--config-dir={folder / 'conf'}",
+        "data=own",
         "data.validation_tokens=1500",
         "tokenizer.vocab_size=400",
         "model.num_layers=2",

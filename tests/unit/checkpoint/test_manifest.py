@@ -46,8 +46,19 @@ def test_an_edit_is_noticed(folder):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b'{"sha256":1,"body":2}', pickle.dumps({}), b"1" * 10_000],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"sha256":1,"body":2}',
+        pickle.dumps({}),
+        b"1" * 10_000,
+    ],
+)
 def test_garbage_is_a_checkpoint_error(folder, text):
     (folder / MANIFEST_NAME).write_bytes(text)
     with pytest.raises(CheckpointError, match="manifest"):

@@ -30,7 +30,10 @@ SENTENCES = (
 def make_texts(count: int, *, seed: int) -> list[str]:
     """Documents of a few shuffled sentences, each different from the others."""
     rng = random.Random(seed)
-    return [f"{rng.choice(('', '  '))}{seed}-{i}: " + " ".join(rng.choices(SENTENCES, k=rng.randint(1, 12))) for i in range(count)]
+    return [
+        f"{rng.choice(('', '  '))}{seed}-{i}: " + " ".join(rng.choices(SENTENCES, k=rng.randint(1, 12)))
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,10 @@ from pretrain.data import documents
 from pretrain.data.documents import read_documents, resolve_paths
 from pretrain.errors import DataError
 
-ROWS = [{"text": f"document {i} \u2028 数据\r\n", "meta": {"split": "validation" if i % 3 == 0 else "train"}} for i in range(500)]
+ROWS = [
+    {"text": f"document {i} \u2028 数据\r\n", "meta": {"split": "validation" if i % 3 == 0 else "train"}}
+    for i in range(500)
+]
 RAW = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode()
 
 
@@ -112,7 +115,11 @@ def test_bundled_names_are_resolved_and_unknown_ones_list_what_is_shipped(
 
 
 def test_paths_that_lead_nowhere_name_key_and_pattern(tmp_path: Path) -> None:
-    for pattern, reason in ((f"{tmp_path}/*.nope", "matches no file"), (f"{tmp_path}/x", "not exist"), (str(tmp_path), "folder")):
+    for pattern, reason in (
+        (f"{tmp_path}/*.nope", "matches no file"),
+        (f"{tmp_path}/x", "not exist"),
+        (str(tmp_path), "folder"),
+    ):
         with pytest.raises(DataError, match=f"data.sources.a.paths.*{reason}"):
             resolve_paths([pattern], key="data.sources.a.paths")
     with pytest.raises(DataError, match=r"data\.sources\.a\.paths is empty"):

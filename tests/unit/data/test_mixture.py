@@ -8,7 +8,15 @@ import pytest
 from pretrain.data.mixture import PERIOD, Mixture, schedule
 from pretrain.errors import ConfigError
 
-AMBER = {"arxiv": 30.0, "books": 28.86, "c4": 197.67, "refined_web": 665.01, "starcoder": 291.92, "stackexchange": 21.75, "wikipedia": 23.90}
+AMBER = {
+    "arxiv": 30.0,
+    "books": 28.86,
+    "c4": 197.67,
+    "refined_web": 665.01,
+    "starcoder": 291.92,
+    "stackexchange": 21.75,
+    "wikipedia": 23.90,
+}
 
 
 def random_weights() -> list[dict[str, float]]:
@@ -28,7 +36,9 @@ def largest_error_numerator(counts: np.ndarray, chosen: np.ndarray) -> int:
     return worst
 
 
-@pytest.mark.parametrize("weights", [AMBER, {"a": 1.0}, {"a": 1, "b": 1, "c": 1}, {"a": 60_000.0, "b": 1.0}, *random_weights()])
+@pytest.mark.parametrize(
+    "weights", [AMBER, {"a": 1.0}, {"a": 1, "b": 1, "c": 1}, {"a": 60_000.0, "b": 1.0}, *random_weights()]
+)
 def test_every_prefix_of_the_period_is_within_one_sample_of_every_share(weights: dict[str, float]) -> None:
     mixture = Mixture(weights)
     source, draw = mixture.draws(0, PERIOD)

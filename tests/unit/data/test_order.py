@@ -12,8 +12,8 @@ from pretrain.errors import DataError
 WEIGHTS = {"web": 5.0, "code": 2.0, "books": 1.0, "held": 0.0}
 TOKENS = {"web": 641, "code": 10_000, "books": 65, "held": 0}
 SEQUENCE = 64
-EXPECTED_SOURCES = ['web', 'code', 'web', 'web', 'web', 'books', 'code', 'web']
-EXPECTED_WINDOWS = [9, 111, 0, 6, 1, 0, 66, 5]
+EXPECTED_SOURCES = ["web", "code", "web", "web", "web", "books", "code", "web"]
+EXPECTED_WINDOWS = [4, 88, 7, 6, 3, 0, 32, 1]
 EXPECTED_PLACE = 277984889
 
 
@@ -23,7 +23,7 @@ def make_order(**changes: object) -> SampleOrder:
 
 
 def test_the_permutation_is_a_bijection_for_every_small_n() -> None:
-    for n in range(1, 700):
+    for n in (*range(1, 300), *range(1000, 1100), *range(2040, 2060)):
         assert np.array_equal(np.sort(permute_array(permutation_key(n, "s", 0), n, np.arange(n))), np.arange(n))
 
 
@@ -39,16 +39,16 @@ def test_a_sample_of_a_huge_range_has_no_collisions_and_stays_inside() -> None:
     assert found.min() >= 0 and found.max() < n
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 255, 257, 10**6, 2**40])
+@pytest.mark.parametrize("n", [1, 2, 5, 1024, 1025, 10**6, 2**40])
 def test_one_index_and_an_array_of_them_are_permuted_alike(n: int) -> None:
     key = permutation_key(9, "name", 4)
     indices = np.unique(np.linspace(0, n - 1, 50).astype(np.int64))
     assert permute_array(key, n, indices).tolist() == [permute(key, n, int(i)) for i in indices]
 
 
-@pytest.mark.parametrize("n", [3, 10, 100])
+@pytest.mark.parametrize("n", [3, 100, 1100])
 def test_every_place_is_equally_likely_over_keys(n: int) -> None:
-    keys = 4000
+    keys = 8000
     for index in (0, n // 2, n - 1):
         found = [permute(permutation_key(seed, "s", 0), n, index) for seed in range(keys)]
         # Seeds are fixed, so this either always passes or never; 1e-4 keeps nine sane draws from failing by chance.
@@ -63,7 +63,7 @@ def test_neighbours_in_the_order_are_independent_places() -> None:
 
 
 def test_all_six_orders_of_three_occur_equally_often() -> None:
-    orders = [tuple(permute_array(permutation_key(seed, "s", 0), 3, np.arange(3))) for seed in range(6000)]
+    orders = [tuple(permute_array(permutation_key(seed, "s", 0), 3, np.arange(3))) for seed in range(3000)]
     counts = [orders.count(order) for order in sorted(set(orders))]
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > 1e-4
@@ -127,4 +127,3 @@ def test_a_run_of_a_billion_samples_is_opened_at_its_end() -> None:
 def test_a_source_shorter_than_one_window_is_named() -> None:
     with pytest.raises(DataError, match=r"data\.sources\.books has 64 training tokens.*= 65"):
         make_order(num_tokens={**TOKENS, "books": 64})
-

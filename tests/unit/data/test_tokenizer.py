@@ -87,7 +87,7 @@ def test_a_model_that_normalizes_is_encoded_as_sentencepiece_does(tmp_path: Path
         sentence_iterator=iter(texts),
         model_prefix=str(tmp_path / "nfkc"),
         model_type="unigram",
-        vocab_size=450,
+        vocab_size=400,
         byte_fallback=True,
         minloglevel=4,
     )
@@ -105,9 +105,7 @@ def test_token_bytes_add_up_to_the_documents_bytes(tokenizer: Tokenizer, texts: 
         assert counts.sum() == len(text.encode())
 
 
-def test_token_bytes_of_a_stream_add_up_over_documents_and_over_windows(
-    tokenizer: Tokenizer, texts: list[str]
-) -> None:
+def test_token_bytes_of_a_stream_add_up_over_documents_and_over_windows(tokenizer: Tokenizer, texts: list[str]) -> None:
     stream: list[int] = []
     starts = []
     for text in texts[:40]:
@@ -173,7 +171,7 @@ def test_a_missing_model_and_one_that_is_none_name_the_file(tmp_path: Path) -> N
 
 def test_a_model_without_byte_fallback_is_refused(tmp_path: Path, texts: list[str]) -> None:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=str(tmp_path / "lossy"), vocab_size=200, minloglevel=4
+        sentence_iterator=iter(texts), model_prefix=str(tmp_path / "lossy"), vocab_size=120, minloglevel=4
     )
     with pytest.raises(TokenizerError, match="no byte fallback"):
         Tokenizer.load(tmp_path / "lossy.model")

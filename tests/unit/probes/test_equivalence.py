@@ -1,4 +1,7 @@
-"""The packed plan gives what lm-eval's HFLM gives on the same model, to floating-point noise."""
+"""The packed plan gives what lm-eval's HFLM gives on the same model.
+
+In float64: HFLM adds up log-probabilities in the model's type, and in fp32 sums of -100 are 1e-5 apart by that alone.
+"""
 
 from pathlib import Path
 
@@ -19,6 +22,7 @@ def test_log_likelihoods_of_packed_rows_equal_those_of_hflm(
     add_bos: bool, max_length: int, task_folder: Path, suite: Suite, tokenizer: Tokenizer
 ):
     model = hflm(Path(tokenizer.name), add_bos=add_bos, vocab_size=tokenizer.vocab_size, max_length=max_length)
+    model.model.double()
     harness = load_harness(suite, task_paths=[task_folder])
     captured = harness.capture(tokenizer, add_bos=add_bos, max_length=max_length)
     settings = PlanSettings(max_length=max_length, add_bos=add_bos, tokens_per_row=1024)
@@ -27,6 +31,6 @@ def test_log_likelihoods_of_packed_rows_equal_those_of_hflm(
     instances = [instance for task in harness.tasks for instance in task.task.instances]
     expected = model.loglikelihood(instances, disable_tqdm=True)
     assert plan.stats["cut_requests"] > 0 if max_length == 24 else plan.stats["cut_requests"] == 0
-    # fp32 sums in another order, over prompts of up to 256 tokens
-    np.testing.assert_allclose(answers.log_likelihood_R, [value for value, _ in expected], rtol=0, atol=1e-5 * 5)
+    # Hugging Face's RMSNorm and rotary tables stay in fp32: differences of 1e-16 may flip a rounding there
+    np.testing.assert_allclose(answers.log_likelihood_R, [value for value, _ in expected], rtol=0, atol=1e-5)
     assert answers.is_greedy_R.tolist() == [greedy for _, greedy in expected]

@@ -70,7 +70,7 @@ def test_metrics_equal_those_of_simple_evaluate_with_the_same_answers(
     harness = load_harness(suite, task_paths=[task_folder])
     captured = harness.capture(tokenizer, add_bos=True, max_length=256)
     rng = np.random.default_rng(0)
-    log_likelihood = -rng.exponential(9.0, len(captured.requests))
+    log_likelihood = -rng.exponential(1.0, len(captured.requests))
     greedy = rng.random(len(captured.requests)) < 0.3
     model = hflm(Path(tokenizer.name), add_bos=True, vocab_size=tokenizer.vocab_size, max_length=256)
     answers = list(zip(log_likelihood.tolist(), greedy.tolist(), strict=True))
@@ -174,8 +174,8 @@ def test_items_with_an_empty_or_overlong_answer_are_skipped_by_name(tmp_path: Pa
 
 
 def test_a_task_with_nothing_left_to_score_is_refused(tmp_path: Path, tokenizer: Tokenizer):
-    item = {"question": "the cat", "choices": ["the dog", ""], "gold": 0}
-    write_task(tmp_path, "empty", [item], {**MULTIPLE_CHOICE, "doc_to_text": "{{question}}", "target_delimiter": ""})
+    item = {"question": "the cat", "choices": ["the dog " * 40, "runs"], "gold": 0}
+    write_task(tmp_path, "empty", [item], {**MULTIPLE_CHOICE, "doc_to_text": "{{question}}"})
     with pytest.raises(ProbeError, match="Task empty has no item that can be scored"):
         load_harness(one("empty"), task_paths=[tmp_path]).capture(tokenizer, add_bos=False, max_length=32)
 

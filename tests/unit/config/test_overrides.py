@@ -1,0 +1,87 @@
+"""Wrong overrides: each is named, all at once, with what was probably meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.config.load import compose, config_folder
+from pretrain.config.nearest import nearest
+from pretrain.config.overrides import expand_sources, group_options, judge, schema_fields
+from pretrain.errors import ConfigError
+
+CASES = [
+    ("trian.steps=3", "Did you mean train.steps"),
+    ("steps=3", "train.steps"),
+    ("batch_size=8", "train.micro_batch_size"),
+    ("optimizer.beta=0.9", "optimizer.beta1"),
+    ("learning_rate=1e-3", "schedule.learning_rate"),
+    ("+train.foo=2", "there is no key or group train.foo"),
+    ("moddel=demo", "Did you mean model"),
+    ("model=dmeo", "Did you mean demo? Options: amber_7b, demo, openllama_7b."),
+    ("track=[consol,jsonl]", "Did you mean console"),
+    ("experiment=", "Options: amber_7b, demo"),
+    ("train.steps=many", "train.steps takes int or null, not many"),
+    ("train.steps=1.5", "train.steps takes int or null, not 1.5"),
+    ("model.hidden_size=null", "model.hidden_size takes int, not null"),
+    ("parallel.sequence=5", "takes true or false, not 5"),
+    ("train=3", "train is a section"),
+    ("model={num_layers:3}", "model.KEY=VALUE"),
+    ("~train.steps", "cannot be removed"),
+    ("~train.stepps", "Did you mean train.steps"),
+    ("train.steps=1,2", "Add -m"),
+    ("experiment=[demo", "not an override"),
+    ("demo", "not an override"),
+    ("data.sources.web.wieght=1", "Did you mean weight"),
+    ("data.sources.web.paths=text.jsonl", "paths takes list[str]"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), CASES)
+def test_a_wrong_override_is_named_with_the_remedy(override: str, expected: str) -> None:
+    (problem,) = judge([override], options=group_options([config_folder()]))
+    assert expected in problem
+    assert override.split("=")[0].lstrip("+~") in problem
+
+
+def test_all_wrong_overrides_are_told_at_once_and_in_order() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["experiment=demo", *(override for override, _ in CASES)])
+    assert len(caught.value.problems) == len(CASES)
+    for problem, (_, expected) in zip(caught.value.problems, CASES, strict=True):
+        assert expected in problem
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.tokens=2_000_000",
+        "run.name=12",
+        "checkpoint.keep=null",
+        "probe=off",
+        "track=[]",
+        "hydra.verbose=true",
+        "run.name=${model.num_layers}",
+    ],
+)
+def test_a_right_override_is_not_judged_wrong(override: str) -> None:
+    assert judge([override], options=group_options([config_folder()])) == []
+
+
+def test_what_hydra_alone_finds_is_a_config_error_too() -> None:
+    with pytest.raises(ConfigError, match="sources"):
+        compose(["+data.sources={web:{pahts:[a]}}"])
+    with pytest.raises(ConfigError, match="nowhere"):
+        compose(["run.name=${nowhere}"])
+
+
+def test_only_overrides_of_source_fields_are_rewritten() -> None:
+    assert expand_sources(["data.sources.a.paths=[x=1]", "data=files", "~data.sources.b"]) == [
+        "+data.sources={a:{paths:[x=1]}}",
+        "data=files",
+        "~data.sources.b",
+    ]
+
+
+def test_every_key_is_nearest_to_itself() -> None:
+    for key in schema_fields():
+        assert nearest(key, schema_fields())[0] == key

@@ -1,0 +1,43 @@
+"""Durations: text to steps and tokens, exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.errors import ConfigError
+from pretrain.units import Duration
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "unit"),
+    [
+        ("200 steps", 200, "steps"),
+        ("1 step", 1, "steps"),
+        ("4_587_520 tokens", 4_587_520, "tokens"),
+        ("2B tokens", 2_000_000_000, "tokens"),
+        ("1.5b tokens", 1_500_000_000, "tokens"),
+        ("0.1k steps", 100, "steps"),
+        ("3T Tokens", 3_000_000_000_000, "tokens"),
+        ("0 steps", 0, "steps"),
+    ],
+)
+def test_durations_are_read_exactly(text: str, count: int, unit: str) -> None:
+    assert Duration.parse(text) == Duration(count, unit)
+
+
+@pytest.mark.parametrize("text", ["", "200", "steps", "-1 steps", "1e3 steps", "2 days", "1.5 steps", "0.0001k tokens"])
+def test_what_is_no_duration_is_refused_by_its_key(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.warmup="):
+        Duration.parse(text, key="schedule.warmup")
+
+
+def test_steps_round_tokens_up_and_tokens_multiply_steps() -> None:
+    assert Duration(1001, "tokens").steps(tokens_per_step=100) == 11
+    assert Duration(1000, "tokens").steps(tokens_per_step=100) == 10
+    assert Duration(7, "steps").tokens(tokens_per_step=100) == 700
+    assert Duration(7, "steps").steps(tokens_per_step=100) == 7
+
+
+def test_a_duration_prints_as_it_is_read() -> None:
+    for text in ("200 steps", "4_587_520 tokens"):
+        assert str(Duration.parse(text)) == text
