@@ -263,14 +263,8 @@ def _recorder(tokenizer: ProbeTokenizer, *, add_bos: bool) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self._recorded: list[Encoded] = []
-            # SentencePiece puts its dummy blank before every text, Hugging Face's LlamaTokenizer only before one
-            # that does not begin with a blank: there a sentence scored without context starts as documents do.
-            self._has_dummy_blank = tokenizer.piece(tokenizer.encode("a")[0]).startswith("\u2581")
-            self._encode = functools.lru_cache(maxsize=65536)(self._encode_once)
-
-        def _encode_once(self, text: str) -> tuple[int, ...]:
-            merge = self._has_dummy_blank and text.startswith(" ") and len(text) > 1
-            return tuple(tokenizer.encode(text[1:] if merge else text))
+            # As in training, and as the tokenizer.json of an export does: SentencePiece's own ids.
+            self._encode = functools.lru_cache(maxsize=65536)(lambda text: tuple(tokenizer.encode(text)))
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
             with_bos = add_bos if add_special_tokens is None else add_special_tokens

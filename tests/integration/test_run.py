@@ -180,8 +180,9 @@ def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]
     model = HFLM(pretrained=str(export), device="cpu", dtype="float32", batch_size=16, logits_cache=False)
     manager, found = TaskManager(include_defaults=False), {}
     for task, limit in limits.items():
-        folder = Path(__file__).parents[2] / "probes" / "tasks" / task.removeprefix("fineline_")
-        text = (folder / f"{task}.yaml").read_text().replace("${TASK_DIR}", str(folder))
+        short = task.removeprefix("fineline_")
+        folder = Path(__file__).parents[2] / "probes" / "tasks" / short
+        text = (folder / f"{short}.yaml").read_text().replace("${TASK_DIR}", str(folder))
         results = simple_evaluate(
             model, tasks=[yaml.safe_load(text)], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=True
         )

@@ -5,6 +5,7 @@ Slow and obvious: the mask is written from the contract's sentence, key k visibl
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,14 @@ def tiny_llama(vocab_size: int, *, max_length: int = 256, seed: int = 0) -> Any:
 
 
 def hf_tokenizer(model_file: Path, *, add_bos: bool) -> Any:
-    """Hugging Face's LlamaTokenizer of a `tokenizer.model`, alone in its folder."""
-    from transformers import LlamaTokenizer
+    """The tokenizer that an export of this `tokenizer.model` gives to Hugging Face."""
+    from transformers import AutoTokenizer
 
-    return LlamaTokenizer.from_pretrained(str(model_file.parent), add_bos_token=add_bos, legacy=False)
+    from pretrain.checkpoint.tokenizer_files import write_tokenizer_files
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer_files(model_file, Path(folder), add_bos=add_bos)
+        return AutoTokenizer.from_pretrained(folder)
 
 
 class HuggingFaceScorer:
