@@ -12,7 +12,7 @@ cd "$ROOT"
 gpus="$(count_gpus)"
 if [ "$gpus" -gt 0 ]; then
   processes=1 # the largest power of two that fits, so that the demo's batch divides
-  while [ $((processes * 2)) -le "$gpus" ] && [ "$processes" -lt 4 ]; do processes=$((processes * 2)); done
+  while [ $((processes * 2)) -le "$gpus" ] && [ "$processes" -lt 2 ]; do processes=$((processes * 2)); done
 else
   processes=2
   export OMP_NUM_THREADS=1

@@ -98,9 +98,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     state, resume_step = _resume(parts)
     info = _run_info(parts, resume_step)
     tracker = build_tracker(config.track, info, rank=job.rank)
-    calendar = save_steps(
-        config.checkpoint, total_steps=config.total_steps, tokens_per_step=config.tokens_per_step
-    )
+    calendar = save_steps(config.checkpoint, total_steps=config.total_steps, tokens_per_step=config.tokens_per_step)
     run = Run(
         config=config,
         state=state,
@@ -117,6 +115,8 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         fit(run, batches, _hooks(parts))
         finished = state.step >= config.total_steps
         tracker.event("finished" if finished else "stopped", step=state.step)
+    # A launcher ends all ranks as soon as one leaves with a code that is not 0: rank 0 must have closed its sinks.
+    job.barrier()
     engine.close()
     return 0 if finished else EXIT_STOPPED
 

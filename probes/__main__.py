@@ -1,4 +1,4 @@
-"""`python -m probes report RUN…`: the report page of finished or running runs.
+"""`python -m probes report RUN`: the report page of a finished or running run.
 
 Only the command line; what a page shows is for `probes.report`.
 """
@@ -28,24 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     try:
-        run_directories = [_run_directory(run) for run in parsed.runs]
-        output = parsed.output or run_directories[0] / "report.html"
+        directory = _run_directory(parsed.run)
+        output = parsed.output or directory / "report.html"
         from probes.report.html import write_report
+        from probes.report.table import summary_table
 
-        write_report(run_directories, output)
+        write_report([directory], output)
+        print(summary_table(directory))
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(output)
+    print(f"\nreport: {output}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m probes", description="What is known of a run's downstream tasks.")
     commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="write one HTML page about one run, or comparing several")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, such as runs/demo")
-    report.add_argument("--output", type=Path, metavar="FILE", help="the page; report.html in the first run")
+    report = commands.add_parser("report", help="write one HTML page about a run, and print a table")
+    report.add_argument("run", type=Path, metavar="RUN", help="a run directory, such as runs/demo")
+    report.add_argument("--output", type=Path, metavar="FILE", help="the page; report.html in the run")
     return parser
 
 

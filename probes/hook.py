@@ -117,6 +117,7 @@ class ProbeHook:
         assert self.plan is not None, "rank 0 has compiled it"
         fields: dict[str, Any] = {"suite": self.plan.suite, "plan_hash": self.plan.plan_hash, **self.plan.stats}
         skipped = self.plan.skipped
+        fields["chance"] = self.plan.chance()
         fields["skipped"] = skipped[:20] + ([f"and {len(skipped) - 20} more"] if len(skipped) > 20 else [])
         run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
 

@@ -92,6 +92,15 @@ class Plan:
         """Tokens of all rows, padding included: what a scoring pass computes."""
         return sum(len(row.tokens_S) for row in self.rows.rows)
 
+    def chance(self) -> dict[str, float]:
+        """Accuracy of guessing by task, the mean of 1 / choices over its items; tasks without choices are left out."""
+        table, levels = self.table, {}
+        for index, task in enumerate(self.tasks):
+            items = table.item_R[(table.task_R == index) & table.is_choice_R]
+            if len(items):
+                levels[task.name] = float(np.mean(1.0 / np.unique(items, return_counts=True)[1]))
+        return levels
+
     def save(self, folder: Path) -> None:
         """Writes the plan; the folder appears complete or not at all, and replaces an earlier one.
 

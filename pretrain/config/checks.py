@@ -86,14 +86,16 @@ def check(config: RunConfig, world_size: int | None = None) -> None:
 
 def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[str]:
     """The problems that `check` raises, one by one."""
-    ranges = list(_field_problems(config))
-    yield from ranges
+    ranges, durations = list(_range_problems(config)), list(_duration_problems(config))
+    yield from [*ranges, *durations]
+    yield from _field_problems(config)
     yield from _length_problems(config)
     yield from _data_problems(config)
     if not ranges:  # what follows divides by these fields
         yield from _model_problems(config)
         yield from _parallel_problems(config)
-        yield from _schedule_problems(config)
+        if not durations:
+            yield from _schedule_problems(config)
         yield from _world_problems(config, world_size)
     yield from _side_problems(config)
 
@@ -105,7 +107,7 @@ def _get(config: RunConfig, key: str) -> Any:
     return value
 
 
-def _field_problems(config: RunConfig) -> Iterator[str]:
+def _range_problems(config: RunConfig) -> Iterator[str]:
     for key, (low, high) in _RANGES.items():
         value = _get(config, key)
         if value is not None and not (low <= value <= high and value != math.inf):
@@ -114,10 +116,9 @@ def _field_problems(config: RunConfig) -> Iterator[str]:
     for key in _POSITIVE:
         if not 0 < _get(config, key) < math.inf:
             yield f"{key}={_get(config, key)} is out of range: it must be above 0 and finite."
-    for key, allowed in CHOICES.items():
-        value = _get(config, key)
-        if value not in allowed:
-            yield f"{key}={value} is unknown.{did_you_mean(str(value), allowed)} Allowed: {', '.join(allowed)}."
+
+
+def _duration_problems(config: RunConfig) -> Iterator[str]:
     for key in _DURATIONS:
         if _get(config, key) is not None:
             try:
@@ -126,6 +127,13 @@ def _field_problems(config: RunConfig) -> Iterator[str]:
                     yield f"{key}={_get(config, key)!r} must be longer than nothing."
             except ConfigError as error:
                 yield from error.problems
+
+
+def _field_problems(config: RunConfig) -> Iterator[str]:
+    for key, allowed in CHOICES.items():
+        value = _get(config, key)
+        if value not in allowed:
+            yield f"{key}={value} is unknown.{did_you_mean(str(value), allowed)} Allowed: {', '.join(allowed)}."
     if not _RUN_NAME.fullmatch(config.run.name):
         yield (
             f"run.name={config.run.name!r} cannot name a folder: use letters, digits and _ . = + , @ -, and start "

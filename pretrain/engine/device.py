@@ -86,13 +86,37 @@ def _seed_cpu(seed: int) -> None:
 _RANDOM = "megatron.core.tensor_parallel.random"
 
 SHIMS: tuple[Shim, ...] = (
-    Shim("torch.cuda", "current_device", "parameters are created there", "tensor_parallel/layers.py", lambda _: lambda: _CPU),
-    Shim("torch.cuda", "synchronize", "called around timers and p2p", "pipeline_parallel/schedules.py", lambda _: lambda *a: None),
+    Shim(
+        "torch.cuda",
+        "current_device",
+        "parameters are created there",
+        "tensor_parallel/layers.py",
+        lambda _: lambda: _CPU,
+    ),
+    Shim(
+        "torch.cuda",
+        "synchronize",
+        "called around timers and p2p",
+        "pipeline_parallel/schedules.py",
+        lambda _: lambda *a: None,
+    ),
     Shim("torch.cuda", "get_rng_state", "CUDA generator", _RANDOM, lambda _: _get_cpu_rng),
     Shim("torch.cuda", "set_rng_state", "CUDA generator", _RANDOM, lambda _: _set_cpu_rng),
     Shim("torch.cuda", "manual_seed", "CUDA generator", _RANDOM, lambda _: _seed_cpu),
-    Shim("torch.Tensor", "cuda", "moves of flags and norms", "optimizer/optimizer.py", lambda _: lambda self, *a, **k: self),
-    Shim("torch.Tensor", "type", "fp32 is recognised by its CUDA type name", "optimizer/clip_grads.py", _type_name_as_cuda),
+    Shim(
+        "torch.Tensor",
+        "cuda",
+        "moves of flags and norms",
+        "optimizer/optimizer.py",
+        lambda _: lambda self, *a, **k: self,
+    ),
+    Shim(
+        "torch.Tensor",
+        "type",
+        "fp32 is recognised by its CUDA type name",
+        "optimizer/clip_grads.py",
+        _type_name_as_cuda,
+    ),
     Shim(_RANDOM, "_get_cuda_rng_state", "binds the CUDA default generator", _RANDOM, lambda _: _get_cpu_rng),
     Shim(_RANDOM, "_set_cuda_rng_state", "binds the CUDA default generator", _RANDOM, lambda _: _set_cpu_rng),
     *(

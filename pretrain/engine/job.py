@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -57,16 +57,17 @@ class Job:
         Raises:
             Exception: whatever the work raised, on every rank: none is left waiting.
         """
-        outcome: tuple[T | None, Exception | None] = (None, None)
+        result: T | None = None
+        failure: Exception | None = None
         if self.rank == 0:
             try:
-                outcome = (work(), None)
-            except Exception as error:  # re-raised below on every rank
-                outcome = (None, error)
-        result, error = self.broadcast(outcome)
-        if error is not None:
-            raise error
-        return result
+                result = work()
+            except Exception as error:  # noqa: BLE001 - raised below, on every rank
+                failure = error
+        result, failure = self.broadcast((result, failure))
+        if failure is not None:
+            raise failure
+        return cast(T, result)
 
     def maximum(self, value: int) -> int:
         """The largest value of all ranks."""

@@ -58,8 +58,10 @@ class ValidationHook:
             num_targets = len(windows_WT) * sequence_length
             num_bytes = int(token_bytes[name][1 : num_targets + 1].sum(dtype=np.int64))
             self._domains.append(_Domain(name, first_pair, num_targets, num_bytes))
-            for start in range(0, len(windows_WT), per_row):
-                rows.append(_row(windows_WT[start : start + per_row], first_pair + start * sequence_length))
+            rows += [
+                _row(windows_WT[start : start + per_row], first_pair + start * sequence_length)
+                for start in range(0, len(windows_WT), per_row)
+            ]
             first_pair += num_targets
         self._rows = PackedRows(rows=rows, num_pairs=first_pair, digest=_digest(rows))
 

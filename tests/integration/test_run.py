@@ -86,7 +86,7 @@ def test_killed_at_a_random_step_and_started_again_is_bitwise_the_same(folder: P
     directory, arguments = folder / "runs" / name, runs.overrides(folder, name)
     for step in sorted(random.Random(seed).sample(range(1, 24), 2)):
         process = runs.start(arguments, log=log)
-        runs.wait_until(lambda step=step: runs.last_step(directory) >= step or process.poll() is not None)  # type: ignore[misc]
+        runs.wait_until_step(directory, step, process)
         assert process.poll() is None, log.read_text()[-5000:]
         runs.kill(process)
     assert runs.finish(arguments, log=log) == 0, log.read_text()[-5000:]
@@ -124,7 +124,7 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_continues(folder: 
     log, directory = folder / "signal.log", folder / "runs" / "signal"
     arguments = runs.overrides(folder, "signal", "track=[jsonl]", "probe=off")
     process = runs.start(arguments, processes=1, log=log)
-    runs.wait_until(lambda: runs.last_step(directory) >= 7 or process.poll() is not None)
+    runs.wait_until_step(directory, 7, process)
     ranks = _children(process.pid)
     os.kill(ranks[0], signal.SIGTERM)
     assert process.wait(60) != 0
@@ -197,9 +197,7 @@ def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]
 
 def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "bad.log"
-    arguments = runs.overrides(
-        folder, "bad", "train.global_batch_size=7", "schedule.kind=cosin"
-    )
+    arguments = runs.overrides(folder, "bad", "train.global_batch_size=7", "schedule.kind=cosin")
     code = runs.finish(arguments, processes=2, log=log)
     text = log.read_text()
     assert code != 0

@@ -14,7 +14,11 @@ from tests.parity.workers import BATCH, CLIP, EPSILON, LENGTH, RATE, VOCAB, Layo
 from tests.support.ranks import run_ranks
 
 LAYOUTS = {
-    1: [Layout("one process", micro_batch_size=4), Layout("tied", tie_embeddings=True), Layout("no norm decay", decay="matrices")],
+    1: [
+        Layout("one process", micro_batch_size=4),
+        Layout("tied", tie_embeddings=True),
+        Layout("no norm decay", decay="matrices"),
+    ],
     2: [
         Layout("DP2, distributed optimizer, overlapped"),
         Layout("DP2, distributed optimizer", overlap=False),

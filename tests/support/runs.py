@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import numpy as np
 from pretrain.checkpoint.reader import CheckpointReader
 from tests.support.ranks import environment
 
-WORDS = (
-    "the cat dog bird sees hears likes a small red old house river stone and runs walks home slowly quickly "
-    "because rain snow falls on grey green fields every day while children play near trees of oak and elm"
-).split()
+WORDS = re.findall(
+    r"\w+",
+    "the cat dog bird sees hears likes a small red old house river stone and runs walks home slowly quickly because "
+    "rain snow falls on grey green fields every day while children play near trees of oak and elm",
+)
 
 
 def write_text(folder: Path) -> None:
@@ -120,11 +122,11 @@ def kill(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKI
     process.wait()
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    """Polls until the condition holds."""
+def wait_until_step(directory: Path, step: int, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
+    """Polls the record until a step is in it, or the run has ended."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+    while last_step(directory) < step and process.poll() is None:
+        assert time.monotonic() < deadline, f"step {step} did not come in time"
         time.sleep(0.01)
 
 

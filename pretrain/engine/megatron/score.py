@@ -213,7 +213,9 @@ class _Head:
             if real:
                 logits = F.linear(part, weight[:real]).float()
                 top, arg = logits.max(-1)
-                here = (position >= start) & (position < start + _HEAD_CHUNK) & (target >= first) & (target < first + real)
+                here = (
+                    (position >= start) & (position < start + _HEAD_CHUNK) & (target >= first) & (target < first + real)
+                )
                 target_logit[here] = logits[position[here] - start, target[here] - first]
                 total = logits.sub_(top[:, None]).exp_().sum(-1)
             else:  # this rank holds padding rows only
@@ -263,4 +265,3 @@ def _pick(hidden_SH: torch.Tensor, wanted_W: torch.Tensor, sequence_parallel: bo
     picked[mine] = hidden_SH[wanted_W[mine] - first]
     dist.all_reduce(picked, group=parallel_state.get_tensor_model_parallel_group())
     return picked
-

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Blocks = dict[torch.nn.Parameter, list[Block]]
 
 
-def blocks_of(chunks: Sequence[torch.nn.Module]) -> Blocks:
+def blocks_of(chunks: Sequence[Any]) -> Blocks:
     """Where each local parameter lies in the whole model, in a fixed order.
 
     Args:

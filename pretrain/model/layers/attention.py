@@ -41,7 +41,9 @@ class TreeMask:
         query = torch.arange(row.num_blocks, device=device)[:, None] * row.block_length + inside
         causal = inside[None, None, :] <= inside[None, :, None]
         mask = causal & (query[:, :, None] < ends[:, None, :])
-        mask |= torch.eye(row.block_length, dtype=torch.bool, device=device)  # padding sees itself: no empty softmax row
+        mask |= torch.eye(
+            row.block_length, dtype=torch.bool, device=device
+        )  # padding sees itself: no empty softmax row
         if row.prefix:
             sees_prefix = mask.new_ones(row.num_blocks, row.block_length, row.prefix)
             mask = torch.cat([sees_prefix, mask], -1)
@@ -81,7 +83,9 @@ class CoreAttention(MegatronModule):
         """Attention of one layer.
 
         Args:
-            query: [S, B, N, D]; key, value: [S, B, G, D] with G ≤ N key/value heads.
+            query: [S, B, N, D].
+            key: [S, B, G, D] with G ≤ N key/value heads.
+            value: as key.
             attention_mask: a TreeMask when scoring, otherwise unused (causal).
 
         Returns:
@@ -121,7 +125,9 @@ def _tree_attention(
         return t[prefix:stop].reshape(blocks, block, t.shape[1], width).transpose(1, 2)
 
     if prefix:
-        o = F.scaled_dot_product_attention(whole(q), whole(k), whole(v), is_causal=True, scale=scale, enable_gqa=grouped)
+        o = F.scaled_dot_product_attention(
+            whole(q), whole(k), whole(v), is_causal=True, scale=scale, enable_gqa=grouped
+        )
         out[:prefix] = o[0].transpose(0, 1)
     if blocks:
         keys, values = by_block(k), by_block(v)
@@ -147,7 +153,7 @@ class _GatherSequence(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad, group=ctx.group)
         return grad.chunk(ctx.group.size())[ctx.group.rank()].contiguous(), None
