@@ -59,7 +59,7 @@ def train(config: RunConfig) -> int:
         FinelineError: whatever the user can mend.
     """
     check(config, environment_world_size())
-    problems = check_capabilities(config)
+    problems = check_capabilities(config, world_size=environment_world_size())
     if problems:
         raise ConfigError(problems)
     suite = load_suite(config.probe.suite) if config.probe.mode == "inline" else None

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from probes.report.html import write_report
         from probes.report.table import summary_table
 
-        write_report([directory], output)
+        write_report(directory, output)
         print(summary_table(directory))
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)

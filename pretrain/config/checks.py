@@ -22,6 +22,7 @@ CHOICES = {
     "schedule.kind": ("cosine", "linear", "constant"),
     "optimizer.decay": ("all", "matrices"),
     "engine.name": ("megatron",),
+    "engine.recompute": ("none", "selective", "full"),
     "precision.compute": ("bf16", "fp32"),
     "checkpoint.export": ("none", "last", "all"),
     "probe.mode": ("inline", "off"),

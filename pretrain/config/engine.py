@@ -17,5 +17,7 @@ class EngineConfig:
     """Gather updated weights bucket by bucket while the next forward runs (distributed optimizer only)."""
     bucket_size: int | None = None
     """Parameters per communication bucket; null is Megatron-core's own choice."""
+    recompute: str = "none"
+    """Activations computed again in backward to save memory: `none`, `selective` (attention) or `full` (each layer)."""
     timeout_minutes: int = 30
     """A collective that waits longer than this ends the job with an error."""

@@ -9,40 +9,39 @@ from typing import TYPE_CHECKING
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Engine
-from pretrain.errors import ConfigError
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-def check_capabilities(config: RunConfig) -> list[str]:
+def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
     """Problems of this layout and precision under the chosen engine; empty when it can run."""
-    parallel, problems = config.parallel, []
+    parallel, train, problems = config.parallel, config.train, []
     if config.engine.name != "megatron":
         return [f"engine.name={config.engine.name!r} is not known. Allowed: 'megatron'."]
-    for key, value in (
-        ("pipeline", parallel.pipeline),
-        ("virtual_pipeline", parallel.virtual_pipeline),
-        ("context", parallel.context),
-    ):
-        if value != 1:
+    stages, context = parallel.pipeline, parallel.context
+    if parallel.virtual_pipeline > 1:
+        data = world_size // (parallel.tensor * stages * context)
+        microbatches = train.global_batch_size // (train.micro_batch_size * max(data, 1))
+        if microbatches % stages:
             problems.append(
-                f"parallel.{key}={value} is not supported by engine=megatron here: its results have not been proven "
-                f"equal to one process. Use parallel.{key}=1."
+                f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs a number of microbatches that "
+                f"parallel.pipeline={stages} divides: Megatron's interleaved schedule runs them in groups of that size. "
+                f"train.global_batch_size={train.global_batch_size} / (train.micro_batch_size="
+                f"{train.micro_batch_size} x {data} data-parallel ranks) = {microbatches}; {microbatches} % {stages} = "
+                f"{microbatches % stages}."
             )
+    if parallel.sequence and train.sequence_length // context % parallel.tensor:
+        problems.append(
+            f"parallel.sequence=true splits {train.sequence_length // context} tokens over parallel.tensor="
+            f"{parallel.tensor}, which does not divide them. Change train.sequence_length or use parallel.sequence=false."
+        )
     return problems
 
 
 def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> Engine:
-    """The engine of this run. Every rank calls it once.
-
-    Raises:
-        ConfigError: the engine is unknown or cannot combine what is asked of it.
-    """
-    problems = check_capabilities(config)
-    if problems:
-        raise ConfigError(problems)
+    """The engine of this run; `check_capabilities` has passed. Every rank calls it once."""
     from pretrain.engine.megatron.engine import MegatronEngine
 
     return MegatronEngine(config, spec, device)

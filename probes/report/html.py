@@ -27,22 +27,20 @@ _QUIET_EVENTS = frozenset({"start", "end", "plan", "probe_plan", "probe", "save"
 _MOST_EVENTS = 200
 
 
-def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
+def write_report(directory: Path, output: Path) -> Path:
     """Writes the report of one run, finished or not.
 
     Args:
-        run_dirs: exactly one run directory.
+        directory: the run directory.
         output: the HTML file; replaced atomically if it exists.
 
     Returns:
         `output`.
 
     Raises:
-        ReportError: not exactly one folder, or it is not a run directory, or the file cannot be written.
+        ReportError: not a run directory, or the file cannot be written.
     """
-    if len(run_dirs) != 1:
-        raise ReportError(f"A report shows one run; got {len(run_dirs)} folders. Write one report for each.")
-    page = _page(read_run(Path(run_dirs[0])))
+    page = _page(read_run(directory))
     temporary = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def _requested_by_page(line: str) -> str | None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_synthetic_run(tmp_path_factory.mktemp("report") / "demo")
-    return write_report([run], run / "report.html")
+    return write_report(run, run / "report.html")
 
 
 def test_every_figure_is_drawn_and_nothing_is_requested_or_complained_about(page: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_hostile_run_is_shown_as_text(tmp_path: Path) -> None:
             .replace('"SIGTERM <node-3>"', json.dumps(hostile))
         )
         (run / name).write_text(text)
-    found = visit(write_report([run], run / "report.html"), tmp_path / "chromium", "--dump-dom")
+    found = visit(write_report(run, run / "report.html"), tmp_path / "chromium", "--dump-dom")
     assert "<title>demo – training report</title>" in found.output
     assert "<img" not in found.output and 'xlink:href="https' not in found.output
     assert found.console == [] and found.requested == []

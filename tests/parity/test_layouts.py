@@ -29,6 +29,28 @@ LAYOUTS = {
         Layout("TP2, sequence parallel", tensor=2, sequence=True),
         Layout("TP2, tied", tensor=2, tie_embeddings=True),
         Layout("DP2, no norm decay", decay="matrices"),
+        Layout("DP2, full recomputation", recompute="full"),
+        Layout("DP2, selective recomputation", recompute="selective"),
+        Layout("PP2", extra={"pipeline": 2}),
+        Layout("PP2, tied", extra={"pipeline": 2}, tie_embeddings=True),
+        Layout("PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
+        Layout("CP2", extra={"context": 2}),
+    ],
+    4: [
+        Layout("DP2 x TP2", tensor=2),
+        Layout("DP2 x TP2, sequence parallel", tensor=2, sequence=True),
+        Layout("DP2 x PP2", extra={"pipeline": 2}),
+        Layout("DP2 x PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
+        Layout("DP2 x CP2", extra={"context": 2}),
+        Layout("TP2 x PP2, sequence parallel", tensor=2, sequence=True, extra={"pipeline": 2}),
+        Layout("TP2 x CP2, sequence parallel", tensor=2, sequence=True, extra={"context": 2}),
+        Layout("PP2 x CP2", extra={"pipeline": 2, "context": 2}),
+        Layout("PP4", extra={"pipeline": 4}),
+    ],
+    8: [
+        Layout("DP2 x TP2 x PP2, sequence parallel", tensor=2, sequence=True, extra={"pipeline": 2}),
+        Layout("TP2 x PP2 x CP2", tensor=2, extra={"pipeline": 2, "context": 2}),
+        Layout("DP2 x PP2 x VPP2 x CP2", extra={"pipeline": 2, "virtual_pipeline": 2, "context": 2}),
     ],
 }
 
@@ -79,10 +101,24 @@ def references(single: dict[str, dict[str, Any]]) -> dict[tuple[bool, str], dict
     }
 
 
+def _train(world_size: int) -> dict[str, list[dict[str, Any]]]:
+    ranks = run_ranks("tests.parity.workers:train", world_size, LAYOUTS[world_size])
+    return {per_rank[0]["name"]: list(per_rank) for per_rank in zip(*ranks, strict=True)}
+
+
 @pytest.fixture(scope="module")
 def double() -> dict[str, list[dict[str, Any]]]:
-    ranks = run_ranks("tests.parity.workers:train", 2, LAYOUTS[2])
-    return {per_rank[0]["name"]: list(per_rank) for per_rank in zip(*ranks, strict=True)}
+    return _train(2)
+
+
+@pytest.fixture(scope="module")
+def quadruple() -> dict[str, list[dict[str, Any]]]:
+    return _train(4)
+
+
+@pytest.fixture(scope="module")
+def octuple() -> dict[str, list[dict[str, Any]]]:
+    return _train(8)
 
 
 def _agree(ranks: list[dict[str, Any]], oracle: dict[str, Any]) -> None:
@@ -104,18 +140,40 @@ def test_one_process_trains_like_hugging_face(layout: Layout, single: Any, refer
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[2], ids=lambda layout: layout.name)
-def test_two_processes_train_like_hugging_face(layout: Layout, double: Any, references: Any) -> None:
+def test_two_processes_train_and_validate_like_one(
+    layout: Layout, double: Any, single: Any, references: Any
+) -> None:
     _agree(double[layout.name], references[layout.tie_embeddings, layout.decay])
+    _validates_alike(double[layout.name], layout, single)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[2], ids=lambda layout: layout.name)
-def test_validation_loss_does_not_depend_on_the_layout(layout: Layout, double: Any, single: Any) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS[4], ids=lambda layout: layout.name)
+def test_four_processes_train_and_validate_like_one(
+    layout: Layout, quadruple: Any, single: Any, references: Any
+) -> None:
+    _agree(quadruple[layout.name], references[layout.tie_embeddings, layout.decay])
+    _validates_alike(quadruple[layout.name], layout, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS[8], ids=lambda layout: layout.name)
+def test_eight_processes_train_and_validate_like_one(
+    layout: Layout, octuple: Any, single: Any, references: Any
+) -> None:
+    _agree(octuple[layout.name], references[layout.tie_embeddings, layout.decay])
+    _validates_alike(octuple[layout.name], layout, single)
+
+
+def _validates_alike(ranks: list[dict[str, Any]], layout: Layout, single: Any) -> None:
     same = next(one for one in LAYOUTS[1] if (one.tie_embeddings, one.decay) == (layout.tie_embeddings, layout.decay))
-    for result in double[layout.name]:
+    for result in ranks:
         np.testing.assert_allclose(result["validation"], single[same.name]["validation"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["DP2, distributed optimizer, overlapped", "TP2, sequence parallel"])
+@pytest.mark.parametrize(
+    "name", ["DP2, distributed optimizer, overlapped", "TP2, sequence parallel", "PP2 x VPP2", "CP2"]
+)
 def test_scoring_during_training_leaves_every_weight_bitwise_the_same(name: str, double: Any) -> None:
     layout = next(layout for layout in LAYOUTS[2] if layout.name == name)
     scored = run_ranks("tests.parity.workers:train", 2, [Layout(**{**vars(layout), "score": True})])

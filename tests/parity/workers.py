@@ -34,10 +34,12 @@ class Layout:
     sequence: bool = False
     micro_batch_size: int = 2
     compute: str = "fp32"
+    tf32: bool = False
     distributed_optimizer: bool = True
     overlap: bool = True
     tie_embeddings: bool = False
     decay: str = "all"
+    recompute: str = "none"
     score: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -59,6 +61,7 @@ def configuration(layout: Layout) -> RunConfig:
         init_std=0.05,
     )
     config.precision.compute = layout.compute
+    config.precision.tf32 = layout.tf32
     config.engine.distributed_optimizer = layout.distributed_optimizer
     config.engine.overlap_grad_reduce = layout.overlap
     config.engine.overlap_param_gather = layout.overlap and layout.distributed_optimizer
@@ -66,6 +69,7 @@ def configuration(layout: Layout) -> RunConfig:
     config.optimizer.grad_clip = CLIP
     config.optimizer.epsilon = EPSILON
     config.optimizer.decay = layout.decay
+    config.engine.recompute = layout.recompute
     return config
 
 
@@ -92,7 +96,7 @@ def batch(step: int, layout: ParallelLayout, dp_rank: int) -> Batch:
 def full_weights(engine: MegatronEngine) -> list[tuple[str, tuple[int, ...], tuple[int, ...], int, np.ndarray]]:
     """This rank's fp32 weights, to be put together by `assemble`."""
     return [
-        (c.block.key, c.block.global_shape, c.block.offset + c.block.shape, c.start, c.tensors["param"].numpy().copy())
+        (c.block.key, c.block.global_shape, c.block.offset + c.block.shape, c.start, c.tensors["param"].cpu().numpy().copy())
         for c in engine.sharded_state().chunks()
     ]
 

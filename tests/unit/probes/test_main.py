@@ -1,49 +1,48 @@
-import sys
+"""The command line of the prober, on a made-up but complete run."""
+
+from __future__ import annotations
+
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from probes.__main__ import main
+from tests.support.synthetic_run import write_synthetic_run
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], Path]]:
-    """Calls of the report writer, which is tested elsewhere."""
-    calls: list[tuple[list[Path], Path]] = []
-    module: Any = ModuleType("probes.report.html")
-    module.write_report = lambda runs, output: calls.append((runs, output))
-    monkeypatch.setitem(sys.modules, "probes.report.html", module)
-    return calls
+def run(tmp_path: Path) -> Path:
+    return write_synthetic_run(tmp_path / "runs" / "demo", steps=40)
 
 
-def make_run(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text("")
-    return folder
-
-
-def test_the_report_lies_in_the_run_directory_unless_told_otherwise(tmp_path: Path, written: list, capsys: Any):
-    run = make_run(tmp_path / "runs" / "demo")
+def test_the_report_lies_in_the_run_directory_unless_told_otherwise(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(run)]) == 0
     assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
-    assert written == [([run], run / "report.html"), ([run], tmp_path / "page.html")]
-    assert capsys.readouterr().out.splitlines() == [str(run / "report.html"), str(tmp_path / "page.html")]
+    assert (run / "report.html").read_text() == (tmp_path / "page.html").read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("report:")] == [
+        f"report: {run / 'report.html'}",
+        f"report: {tmp_path / 'page.html'}",
+    ]
+    assert any(line.startswith("domain") and "step 0" in line for line in lines), "a table of first and last scores"
 
 
-def test_several_runs_make_one_report(tmp_path: Path, written: list):
-    runs = [make_run(tmp_path / name) for name in ("a", "b")]
-    assert main(["report", *map(str, runs)]) == 0
-    assert written == [(runs, runs[0] / "report.html")]
-
-
-def test_an_unknown_run_is_answered_with_the_runs_nearby(tmp_path: Path, written: list, capsys: Any):
-    make_run(tmp_path / "runs" / "demo")
+def test_an_unknown_run_is_answered_with_the_runs_nearby(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(tmp_path / "runs" / "dmeo")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: The run directory") and "does not exist" in error
-    assert str(tmp_path / "runs" / "demo") in error
+    assert error.startswith("error: The run directory") and "does not exist" in error and str(run) in error
     assert main(["report", str(tmp_path / "runs")]) == 1
-    assert str(tmp_path / "runs" / "demo") in capsys.readouterr().err
-    assert written == []
+    assert str(run) in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "report.html").exists()
+
+
+def test_a_failed_report_leaves_with_its_message_and_no_traceback(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").unlink()
+    assert main(["report", str(run)]) == 1
+    assert "config.yaml is missing" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from tests.support.synthetic_run import measurement, write_synthetic_run
 
 
 def report(run: Path) -> str:
-    return write_report([run], run / "report.html").read_text()
+    return write_report(run, run / "report.html").read_text()
 
 
 def page_alone(text: str) -> str:
@@ -89,11 +89,6 @@ def test_another_folder_is_refused_with_the_missing_file(tmp_path: Path, missing
     (run / missing).unlink()
     with pytest.raises(ReportError, match=f"is not a run directory: {missing} is missing"):
         report(run)
-
-
-def test_several_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="one run; got 2"):
-        write_report([tmp_path, tmp_path], tmp_path / "report.html")
 
 
 def test_the_report_is_replaced_whole(tmp_path: Path) -> None:
