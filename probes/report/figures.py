@@ -45,6 +45,10 @@ class Figure:
     wide: bool = False
 
 
+_MOVES_EARLY = "gold_bpb"
+_ABILITIES = {True: "Bits per byte of right answers", False: "Mean accuracy per domain"}
+
+
 def token_axis(run: RunFiles) -> TokenAxis:
     """The axis all figures of a run share."""
     measured = [point.tokens for curve in run.curves for point in curve.points]
@@ -52,11 +56,16 @@ def token_axis(run: RunFiles) -> TokenAxis:
 
 
 def headline(run: RunFiles, axis: TokenAxis) -> Figure | None:
-    """Training loss above, mean accuracy per domain below, over the same tokens; None without a loss."""
+    """Training loss above, abilities per domain below, over the same tokens; None without a loss.
+
+    Abilities are bits per byte of the right answers where they were measured, since these move at every size and from
+    the first step, and accuracies where not.
+    """
     loss = run.metric(names.TRAIN_LOSS)
     if not loss:
         return None
-    means = [curve for metric in ACCURACIES for curve in run.curves if curve.metric == metric]
+    moving = [curve for curve in run.curves if curve.metric == _MOVES_EARLY]
+    means = moving or [curve for metric in ACCURACIES for curve in run.curves if curve.metric == metric]
     seen: set[str] = set()
     chosen = []
     for curve in sorted(means, key=lambda curve: curve.task != MEAN_TASK):
@@ -90,7 +99,7 @@ def headline(run: RunFiles, axis: TokenAxis) -> Figure | None:
             )
             ends.append(Label(curve.domain, curve.points[-1].value, colour))
         labels += end_labels(ends, value_range=score_range, panel=lower)
-        titles.append(panel_title("Mean accuracy per domain", lower))
+        titles.append(panel_title(_ABILITIES[bool(moving)], lower))
     described = [f"Training loss goes from {loss[0].value:.2f} to {smooth[-1].value:.2f} nats per token."]
     described += [f"{curve.domain}: {_ends_in_words(curve.points)}." for curve in chosen]
     return Figure(

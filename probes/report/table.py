@@ -14,6 +14,7 @@ from probes.report.curves import LOWER_IS_BETTER, MEAN_TASK, Curve, leading_metr
 from probes.report.run_files import read_run
 
 _CLEAR_IN_STDERR = 2.0
+_TERMINAL_METRICS = ("acc", "gold_bpb")  # one that everybody knows, one that moves early; the page has the rest
 
 
 def summary_table(run_dir: Path) -> str:
@@ -29,8 +30,8 @@ def summary_table(run_dir: Path) -> str:
         ReportError: not a run directory.
     """
     everything = read_run(run_dir).curves
-    leading = leading_metrics(everything)
-    curves = [curve for curve in everything if curve.metric in leading]
+    leading = [metric for metric in leading_metrics(everything) if metric in _TERMINAL_METRICS]
+    curves = [curve for curve in everything if curve.metric in (leading or leading_metrics(everything))]
     if not curves:
         return "No probes yet: probes.jsonl is missing or empty."
     first, last = _span(curves)

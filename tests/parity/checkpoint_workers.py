@@ -1,0 +1,93 @@
+"""What the ranks of checkpoint tests run: train and save under a layout, or load under one and go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.checkpoint.manifest import CheckpointMeta
+from pretrain.checkpoint.publish import Publisher
+from pretrain.checkpoint.reader import CheckpointReader
+from pretrain.engine.job import Job
+from pretrain.engine.layout import ParallelLayout
+from pretrain.engine.megatron.engine import MegatronEngine
+from pretrain.model.spec import ModelSpec
+from tests.parity.workers import LENGTH, RATE, VOCAB, Layout, batch, configuration
+
+SAVED = 10
+STEPS = 20
+
+
+def save_and_continue(payload: tuple[list[Layout], Path]) -> list[dict[str, Any]]:
+    """Trains 20 steps under each layout, saving after 10; per layout: later losses and the final state."""
+    layouts, root = payload
+    job = Job(timeout_minutes=5)
+    results = []
+    for layout in layouts:
+        engine, spec, grid, dp_rank = _build(layout, job)
+        publisher = Publisher(
+            root / layout.name, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=True
+        )
+        losses = []
+        for step in range(STEPS):
+            if step == SAVED:
+                state = engine.sharded_state()
+                meta = _meta(spec, job.maximum(state.optimizer_step()))
+                publisher.save(step, state.chunks(), meta)
+            losses.append(engine.train_step(batch(step, grid, dp_rank), RATE * (1 + step / STEPS)).loss)
+        publisher.wait()
+        results.append({"losses": losses[SAVED:], "state": _state(engine)})
+        engine.close()
+    job.close()
+    return results
+
+
+def load_and_continue(payload: tuple[list[Layout], list[str], Path]) -> list[dict[str, dict[str, Any]]]:
+    """Loads every source under every layout and trains steps 10 to 20; per layout and source: losses and state."""
+    layouts, sources, root = payload
+    job = Job(timeout_minutes=5)
+    results = []
+    for layout in layouts:
+        engine, _, grid, dp_rank = _build(layout, job)
+        found = {}
+        for source in sources:  # over the used engine of the source before: nothing of it may remain
+            engine.sharded_state().load(CheckpointReader(root / source / f"step_{SAVED:08d}"))
+            losses = [
+                engine.train_step(batch(step, grid, dp_rank), RATE * (1 + step / STEPS)).loss
+                for step in range(SAVED, STEPS)
+            ]
+            found[source] = {"losses": losses, "state": _state(engine)}
+        results.append(found)
+        engine.close()
+    job.close()
+    return results
+
+
+def _build(layout: Layout, job: Job) -> tuple[MegatronEngine, ModelSpec, ParallelLayout, int]:
+    config = configuration(layout)
+    spec = ModelSpec.from_config(config.model, VOCAB)
+    grid = ParallelLayout.create(config, world_size=job.world_size)
+    return MegatronEngine(config, spec, job.device), spec, grid, grid.coordinates(job.rank).data
+
+
+def _meta(spec: ModelSpec, optimizer_step: int) -> CheckpointMeta:
+    return CheckpointMeta(
+        optimizer_step=optimizer_step,
+        run_state={},
+        config_hash="0" * 16,
+        identity_hash="0" * 16,
+        model=spec,
+        sequence_length=LENGTH,
+        tokenizer_fingerprint="none",
+        layout={},
+    )
+
+
+def _state(engine: MegatronEngine) -> list[tuple[str, int, dict[str, np.ndarray]]]:
+    """This rank's weights and moments, in the engine's own order."""
+    return [
+        (chunk.block.key, chunk.start, {kind: tensor.cpu().numpy().copy() for kind, tensor in chunk.tensors.items()})
+        for chunk in engine.sharded_state().chunks()
+    ]
