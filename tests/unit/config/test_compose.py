@@ -64,7 +64,7 @@ def test_amber_is_composed_with_its_published_hyper_parameters() -> None:
     config = compose(["experiment=amber_7b"])
     check(config, world_size=224)
     assert config.total_steps == 360 * 762 == 274_320
-    assert config.tokens_per_step == 4_587_520
+    assert config.batch_sizes.full_step_tokens == 4_587_520
     assert config.train.global_batch_size == 224 * config.train.micro_batch_size == 2240
     assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.weight_decay) == (0.9, 0.95, 0.1)
     assert (config.schedule.learning_rate, config.schedule.min_learning_rate) == (3e-4, 3e-5)
@@ -75,7 +75,7 @@ def test_amber_is_composed_with_its_published_hyper_parameters() -> None:
 def test_openllama_is_composed_with_its_published_hyper_parameters() -> None:
     config = compose(["experiment=openllama_7b_v1"])
     check(config, world_size=256)
-    assert (config.total_steps, config.tokens_per_step) == (250_000, 2048 * 2048)
+    assert (config.total_steps, config.batch_sizes.full_step_tokens) == (250_000, 2048 * 2048)
     assert config.tokenizer.add_bos and config.tokenizer.add_eos
 
 
@@ -83,6 +83,7 @@ def test_the_demo_runs_on_one_and_two_processes() -> None:
     config = compose(["experiment=demo"])
     for world_size in (1, 2):
         check(config, world_size)
+    check(compose(["experiment=demo", "parallel.tensor=2"]), 2)
     early = [step for step in config.checkpoint.early if step <= config.total_steps]
     every = int(config.checkpoint.every.split()[0])
     assert 0 in early
@@ -191,6 +192,11 @@ def test_what_does_not_change_the_trajectory_does_not_change_the_identity(overri
         ("model.hidden_size=240", "model.hidden_size: 96, now 240"),
         ("run.seed=1", "run.seed: 0, now 1"),
         ("train.global_batch_size=32", "train.global_batch_size: 8, now 32"),
+        (
+            "train.batch_ramp=[{until: 1M tokens, global_batch_size: 4}]",
+            'train.batch_ramp: [], now [{"until": "1M tokens", "global_batch_size": 4}]',
+        ),
+        ("optimizer.z_loss=1e-4", "optimizer.z_loss: 0.0, now 0.0001"),
         ("precision=bf16", 'precision.compute: "fp32", now "bf16"'),
         ("data.sources.web.weight=1", "data.sources.web.weight: 68.51, now 1.0"),
         ("~data.sources.qa", 'data.sources.qa.paths: ["bundled:qa"], now absent'),
