@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pretrain.batch_size import BatchSizes
 from pretrain.config.checkpoint import CheckpointConfig
 from pretrain.errors import ConfigError
 from pretrain.units import Duration
@@ -29,14 +30,14 @@ class Calendar:
         return sorted(self._due)
 
 
-def save_steps(config: CheckpointConfig, *, total_steps: int, tokens_per_step: int) -> Calendar:
+def save_steps(config: CheckpointConfig, *, total_steps: int, batch_sizes: BatchSizes) -> Calendar:
     """Lays out the calendar of a run.
 
     Args:
         config: the `checkpoint` group.
         total_steps: optimizer steps of the whole run.
-        tokens_per_step: tokens of one step over all ranks; converts `every` where it is in tokens. A multiple
-            that falls within a step is saved after that step, so the calendar does not drift.
+        batch_sizes: converts `every` where it is in tokens. A multiple that falls within a step is saved after
+            that step, so the calendar does not drift.
 
     Returns:
         Early steps up to the end, every multiple of `every`, and the last step.
@@ -54,9 +55,9 @@ def save_steps(config: CheckpointConfig, *, total_steps: int, tokens_per_step: i
     if every.unit == "steps":
         due.update(range(every.count, total_steps + 1, every.count))
     else:
-        num_multiples = total_steps * tokens_per_step // every.count
-        if num_multiples >= total_steps:  # shorter than a step: every step holds a multiple
-            due.update(range(1, total_steps + 1))
-        else:
-            due.update(-(-multiple * every.count // tokens_per_step) for multiple in range(1, num_multiples + 1))
+        num_multiples = batch_sizes.tokens(total_steps) // every.count
+        if num_multiples < total_steps:
+            due.update(batch_sizes.steps(multiple * every.count) for multiple in range(1, num_multiples + 1))
+        else:  # most steps hold a multiple, or many
+            due.update(step for step in range(1, total_steps + 1) if batch_sizes.holds_multiple(every, step=step))
     return Calendar(total_steps, frozenset(due))

@@ -6,13 +6,13 @@ renamed, so a folder that has the final name is complete.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.shards import fsync_path
+from pretrain.checkpoint.source import TensorSource
 from pretrain.checkpoint.tokenizer_files import SentencePieceModel, read_sentencepiece, write_tokenizer_files
 from pretrain.errors import CheckpointError
-from pretrain.model.names import canonical_key, from_huggingface, huggingface_names, megatron_shapes, to_huggingface
+from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, megatron_tensor, to_huggingface
 from pretrain.model.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -126,12 +127,63 @@ def export_weights(
     return out
 
 
+class HuggingFaceSource(TensorSource):
+    """A Hugging Face LLaMA folder, read as Megatron tensors; one tensor is held at a time. Each rank opens its own."""
+
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        """Opens the folder; weights are mapped when they are read.
+
+        Args:
+            folder: has `config.json` and safetensors weights, whole or sharded.
+            spec: the model it must be.
+
+        Raises:
+            CheckpointError: the folder holds another model, or no safetensors weights.
+        """
+        self.path, self._spec = folder, spec
+        config = _json_object(folder / "config.json")
+        problems = _config_problems(config, spec)
+        if problems:
+            raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
+        self._file_of: dict[str, str] | None = None
+        if (folder / _INDEX).exists():
+            file_of = _json_object(folder / _INDEX).get("weight_map")
+            if not isinstance(file_of, dict):
+                raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download or export the model again.")
+            self._file_of = file_of
+        elif not (folder / _SINGLE).exists():
+            raise CheckpointError(f"{folder} has no safetensors weights. Save it with save_pretrained of transformers.")
+        self._opened: dict[str, Any] = {}
+        self._held: tuple[str, np.ndarray] | None = None
+
+    def shape(self, key: str) -> tuple[int, ...]:  # noqa: D102 - see TensorSource
+        shapes = megatron_shapes(self._spec)
+        if canonical_key(key) not in shapes:
+            raise CheckpointError(f"{self.path} has no tensor {key!r}: it is another model.")
+        return shapes[canonical_key(key)]
+
+    def region(self, key: str, kind: str, offset: Sequence[int], out: np.ndarray) -> None:  # noqa: D102
+        if kind != "param":
+            raise CheckpointError(f"{self.path} holds weights only, not {kind}: it can start a run, not resume one.")
+        if self._held is None or self._held[0] != key:
+            self._held = (key, megatron_tensor(key, self._get, self._spec).numpy())
+        out[...] = self._held[1][tuple(slice(o, o + e) for o, e in zip(offset, out.shape, strict=True))]
+
+    def _get(self, name: str) -> Tensor:
+        file = _SINGLE if self._file_of is None else str(self._file_of.get(name, ""))
+        if not file.endswith(".safetensors") or Path(file).name != file:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}. Its model differs, or files are missing.")
+        try:
+            if file not in self._opened:
+                self._opened[file] = safe_open(self.path / file, "pt")
+            tensor: Tensor = self._opened[file].get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path / file}: {name} cannot be read: {error}.") from error
+        return tensor.float()
+
+
 def import_huggingface(folder: Path, spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
     """Reads a Hugging Face LLaMA model as Megatron tensors, one at a time.
-
-    Args:
-        folder: has `config.json` and safetensors weights, whole or sharded.
-        spec: the model it must be.
 
     Yields:
         (Megatron key, fp32 tensor of its global shape) in `megatron_shapes` order.
@@ -139,34 +191,9 @@ def import_huggingface(folder: Path, spec: ModelSpec) -> Iterator[tuple[str, Ten
     Raises:
         CheckpointError: the folder holds another model, lacks a tensor, or cannot be read.
     """
-    config = _json_object(folder / "config.json")
-    problems = _config_problems(config, spec)
-    if problems:
-        raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
-    file_of: dict[str, str] | None = None
-    if (folder / _INDEX).exists():
-        file_of = _json_object(folder / _INDEX).get("weight_map")
-        if not isinstance(file_of, dict):
-            raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download or export the model again.")
-    elif not (folder / _SINGLE).exists():
-        raise CheckpointError(f"{folder} has no safetensors weights. Save it with save_pretrained of transformers.")
-
-    with contextlib.ExitStack() as stack:
-        opened: dict[str, Any] = {}
-
-        def get(name: str) -> Tensor:
-            file = _SINGLE if file_of is None else str(file_of.get(name, ""))
-            if not file.endswith(".safetensors") or Path(file).name != file:
-                raise CheckpointError(f"{folder} has no tensor {name!r}. Its model differs, or files are missing.")
-            try:
-                if file not in opened:
-                    opened[file] = stack.enter_context(safe_open(folder / file, "pt"))
-                tensor: Tensor = opened[file].get_tensor(name)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{folder / file}: {name} cannot be read: {error}.") from error
-            return tensor.float()
-
-        yield from from_huggingface(get, spec)
+    source = HuggingFaceSource(folder, spec)
+    for key in megatron_shapes(spec):
+        yield key, megatron_tensor(key, source._get, spec)
 
 
 def _converted(

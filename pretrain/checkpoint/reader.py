@@ -21,15 +21,15 @@ import torch
 import xxhash
 from torch import Tensor
 
-from pretrain.checkpoint.blocks import Block, boxes
+from pretrain.checkpoint.blocks import boxes
 from pretrain.checkpoint.manifest import ChunkRecord, Manifest
 from pretrain.checkpoint.shards import BYTES_PER_ELEMENT, damage_in_shard, names_in, shard_name
+from pretrain.checkpoint.source import TensorSource
 from pretrain.errors import CheckpointError
 
 LATEST_NAME = "latest"
 _FOLDER = re.compile(r"step_(\d{8,18})")
 _MAX_OPEN_MAPS = 64
-_PIECE_ELEMENTS = 16 * 2**20
 _REMEDY = "Remove or restore the folder; an older checkpoint of the run can be used instead."
 
 
@@ -55,7 +55,7 @@ class CheckpointInfo:
     problem: str | None
 
 
-class CheckpointReader:
+class CheckpointReader(TensorSource):
     """Random access to the fp32 state in one checkpoint. Not thread-safe; each rank opens its own."""
 
     def __init__(self, path: Path, verify: bool = True) -> None:
@@ -80,12 +80,7 @@ class CheckpointReader:
         for chunk in self.manifest.chunks:
             self._chunks_of[chunk.key].append(chunk)
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Global shape of a tensor.
-
-        Raises:
-            CheckpointError: the checkpoint has no such tensor.
-        """
+    def shape(self, key: str) -> tuple[int, ...]:  # noqa: D102 - see TensorSource
         if key not in self.manifest.tensors:
             raise CheckpointError(f"{self.path} has no tensor {key!r}: it was made with another model.")
         return self.manifest.tensors[key]
@@ -97,53 +92,7 @@ class CheckpointReader:
         self.region(key, kind, (0,) * len(shape), out)
         return torch.from_numpy(out)
 
-    @torch.no_grad()
-    def fill(self, blocks: Sequence[Block], kind: str, out: Tensor, start: int = 0) -> None:
-        """Writes flat elements [start, start + len(out)) of a local parameter into `out`.
-
-        Args:
-            blocks: the blocks the local parameter is made of, whether owned or copies.
-            kind: one of the checkpoint's kinds.
-            out: 1-D, any float dtype and device; fp32 on CPU is filled in place, others through a bounded buffer.
-            start: first flat element of the local parameter.
-
-        Raises:
-            CheckpointError: tensor or kind not in the checkpoint, other shapes, or damaged bytes.
-        """
-        if out.dtype != torch.float32 or out.device.type != "cpu" or not out.is_contiguous():
-            for at in range(0, out.numel(), _PIECE_ELEMENTS):
-                piece = torch.empty(min(_PIECE_ELEMENTS, out.numel() - at))
-                self.fill(blocks, kind, piece, start + at)
-                out[at : at + piece.numel()].copy_(piece)
-            return
-        buffer, end, filled = out.detach().numpy(), start + out.numel(), 0
-        for block in blocks:
-            if self.shape(block.key) != tuple(block.global_shape):
-                raise CheckpointError(
-                    f"{block.key} has shape {block.global_shape} in the model and {self.shape(block.key)} in "
-                    f"{self.path}. Resume with the model configuration and tokenizer of the checkpoint."
-                )
-            first = max(start, block.local_start) - block.local_start
-            last = min(end, block.local_start + block.numel) - block.local_start
-            for flat, offset, extent in boxes(block.shape, first, last):
-                at, size = block.local_start + flat - start, math.prod(extent)
-                corner = [a + b for a, b in zip(block.offset, offset, strict=True)]
-                self.region(block.key, kind, corner, buffer[at : at + size].reshape(extent))
-                filled += size
-        assert filled == out.numel(), f"blocks cover {filled} of {out.numel()} elements asked for"
-
-    def region(self, key: str, kind: str, offset: Sequence[int], out: np.ndarray) -> None:
-        """Writes the rectangle of a global tensor that begins at `offset` and has the shape of `out` into `out`.
-
-        Args:
-            key: tensor name.
-            kind: one of the checkpoint's kinds.
-            offset: first index per axis.
-            out: float32, one axis per axis of the tensor.
-
-        Raises:
-            CheckpointError: tensor or kind not in the checkpoint, a region outside it, or damaged bytes.
-        """
+    def region(self, key: str, kind: str, offset: Sequence[int], out: np.ndarray) -> None:  # noqa: D102
         self.shape(key)
         if kind not in self.manifest.kinds:
             raise CheckpointError(

@@ -128,29 +128,35 @@ def from_huggingface(get: Callable[[str], Tensor], spec: ModelSpec) -> Iterator[
     Raises:
         CheckpointError: a tensor whose shape is not the model's.
     """
-    for key, shape in megatron_shapes(spec).items():
-        tensors = [get(name) for name in huggingface_names(key)]
-        part = key.split(".", 3)[-1]
-        if key in (EMBEDDING, OUTPUT):
-            (tensor,) = tensors
-            _check_shape(_OUTSIDE[key], tensor, (spec.vocab_size, spec.hidden_size))
-            padding = tensor.new_zeros(spec.padded_vocab_size - spec.vocab_size, spec.hidden_size)
-            tensor = torch.cat([tensor, padding])
-        elif part == _QKV:
-            kv_size = spec.num_query_groups * spec.head_dim
-            sizes = (spec.num_attention_heads * spec.head_dim, kv_size, kv_size)
-            for name, piece, size in zip(huggingface_names(key), tensors, sizes, strict=True):
-                _check_shape(name, piece, (size, spec.hidden_size))
-            grouped = [piece.view(spec.num_query_groups, -1, spec.head_dim, spec.hidden_size) for piece in tensors]
-            tensor = torch.cat(grouped, dim=1).reshape(shape)
-        elif part == _FC1:
-            for name, piece in zip(huggingface_names(key), tensors, strict=True):
-                _check_shape(name, piece, (spec.ffn_hidden_size, spec.hidden_size))
-            tensor = torch.cat(tensors)
-        else:
-            (tensor,) = tensors
-            _check_shape(huggingface_names(key)[0], tensor, shape)
-        yield key, tensor
+    for key in megatron_shapes(spec):
+        yield key, megatron_tensor(key, get, spec)
+
+
+def megatron_tensor(key: str, get: Callable[[str], Tensor], spec: ModelSpec) -> Tensor:
+    """Builds one Megatron tensor; see `from_huggingface` for arguments and errors."""
+    key = canonical_key(key)
+    shape, names = megatron_shapes(spec)[key], huggingface_names(key)
+    tensors = [get(name) for name in names]
+    part = key.split(".", 3)[-1]
+    if key in (EMBEDDING, OUTPUT):
+        (tensor,) = tensors
+        _check_shape(names[0], tensor, (spec.vocab_size, spec.hidden_size))
+        padding = tensor.new_zeros(spec.padded_vocab_size - spec.vocab_size, spec.hidden_size)
+        return torch.cat([tensor, padding])
+    if part == _QKV:
+        kv_size = spec.num_query_groups * spec.head_dim
+        sizes = (spec.num_attention_heads * spec.head_dim, kv_size, kv_size)
+        for name, piece, size in zip(names, tensors, sizes, strict=True):
+            _check_shape(name, piece, (size, spec.hidden_size))
+        grouped = [piece.view(spec.num_query_groups, -1, spec.head_dim, spec.hidden_size) for piece in tensors]
+        return torch.cat(grouped, dim=1).reshape(shape)
+    if part == _FC1:
+        for name, piece in zip(names, tensors, strict=True):
+            _check_shape(name, piece, (spec.ffn_hidden_size, spec.hidden_size))
+        return torch.cat(tensors)
+    (tensor,) = tensors
+    _check_shape(names[0], tensor, shape)
+    return tensor
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...] | None) -> None:

@@ -114,7 +114,7 @@ def test_what_is_asked_for_must_be_there(tmp_path):
 
 
 def test_any_float_type_is_filled_through_a_bounded_buffer(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "_PIECE_ELEMENTS", 7)
+    monkeypatch.setattr("pretrain.checkpoint.source._PIECE_ELEMENTS", 7)
     reader = CheckpointReader(save_random(tmp_path, 1))
     whole = random_state(SHAPES, 1)["w"]["param"].view(-1)
     block = [Block("w", (12, 10), (0, 0), (12, 10))]

@@ -93,11 +93,11 @@ def test_cfg_job_takes_little_more_time_than_loading_hydra(tmp_path: Path) -> No
     ("arguments", "expected"),
     [
         (("--help",), r"(?s)Groups and their options.*  model: +amber_7b, demo.*train:\n  steps: null"),
-        (("--help", "experiment=demo"), r"steps: 240"),
+        (("--help", "experiment=demo"), r"steps: 1200"),
         (("--version",), rf"fineline {re.escape(pretrain.__version__)}"),
         (("--info", "defaults", "experiment=demo"), r"experiment/demo"),
         (("--cfg", "hydra", "experiment=demo"), r"output_subdir: null"),
-        (("--cfg", "job", "--package", "model"), r"num_layers: 6"),
+        (("--cfg", "job", "--package", "model"), r"num_layers: 4"),
     ],
 )
 def test_questions_are_answered(arguments: tuple[str, ...], expected: str, tmp_path: Path) -> None:

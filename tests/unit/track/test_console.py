@@ -1,7 +1,9 @@
+import contextlib
 import io
 import os
 import pty
 import re
+import threading
 from pathlib import Path
 
 from pretrain.config.track import ConsoleConfig
@@ -66,15 +68,24 @@ def test_nan_loss_is_shown_not_raised(tmp_path: Path) -> None:
     assert "loss nan" in stream.getvalue()
 
 
+def _read_to_the_end(reader: int, read: list[bytes]) -> None:
+    with contextlib.suppress(OSError):  # a terminal whose other side is closed
+        while piece := os.read(reader, 1 << 16):
+            read.append(piece)
+
+
 def test_a_terminal_gets_a_bar_with_lines_above_it(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "110")
     reader, writer = pty.openpty()
+    read: list[bytes] = []
+    thread = threading.Thread(target=_read_to_the_end, args=(reader, read))
+    thread.start()
     with os.fdopen(writer, "w") as stream:
         run_through(ConsoleSink(ConsoleConfig(), stream), tmp_path)
-        os.set_blocking(reader, False)
-        text = os.read(reader, 1 << 20).decode()
+    thread.join()
     os.close(reader)
+    text = b"".join(read).decode()
     assert "40/40" in text and "loss 3.4123" in text and "\x1b[" in text
     assert "step 20  probes  knowledge acc 0.250" in text
     assert "\x1b[31m\rtext" not in text
