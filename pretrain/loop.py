@@ -19,6 +19,7 @@ def fit(run: Run, batches: Iterator[Batch], hooks: Sequence[Hook]) -> None:
         batches: this rank's batches, the first at `run.state.samples`.
         hooks: in the order they act.
     """
+    sizes = run.config.batch_sizes
     for hook in hooks:
         hook.on_start(run)
     # A new run saves its step 0. A resumed one stands at a save: what came after it may have been cut short.
@@ -31,10 +32,10 @@ def fit(run: Run, batches: Iterator[Batch], hooks: Sequence[Hook]) -> None:
         rate = learning_rate(
             run.config.schedule,
             run.state.tokens,
-            total_tokens=run.info.total_steps * run.info.tokens_per_step,
-            tokens_per_step=run.info.tokens_per_step,
+            total_tokens=sizes.tokens(run.info.total_steps),
+            batch_sizes=sizes,
         )
-        result = run.engine.train_step(batch, rate)
+        result = run.engine.train_step(batch, rate, observe=run.observe_next)
         _advance(run.state, batch, result)
         report = StepReport(result=result, learning_rate=rate, seconds=time.perf_counter() - started)
         for hook in hooks:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.calendar import save_steps
-from pretrain.checkpoint.huggingface import export_checkpoint
-from pretrain.checkpoint.manifest import CheckpointMeta
+from pretrain.checkpoint.huggingface import HuggingFaceSource, export_checkpoint
+from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, newest_valid
 from pretrain.checkpoint.retain import retain
@@ -34,6 +34,7 @@ from pretrain.errors import CheckpointError, ConfigError
 from pretrain.flops import FlopsPerToken, flops_per_token
 from pretrain.hooks.base import Hook, Run
 from pretrain.hooks.checkpoint import CheckpointHook
+from pretrain.hooks.dynamics import DynamicsHook
 from pretrain.hooks.metrics import MetricsHook
 from pretrain.hooks.signals import SignalsHook
 from pretrain.hooks.validate import ValidationHook
@@ -98,7 +99,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     state, resume_step = _resume(parts)
     info = _run_info(parts, resume_step)
     tracker = build_tracker(config.track, info, rank=job.rank)
-    calendar = save_steps(config.checkpoint, total_steps=config.total_steps, tokens_per_step=config.tokens_per_step)
+    calendar = save_steps(config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes)
     run = Run(
         config=config,
         state=state,
@@ -134,7 +135,7 @@ def _loader(parts: _Parts) -> BatchLoader:
     return BatchLoader(
         sample_order(config, parts.data),
         {name: source.train for name, source in parts.data.sources.items()},
-        global_batch_size=config.train.global_batch_size,
+        batch_sizes=config.batch_sizes,
         micro_batch_size=config.train.micro_batch_size,
         dp_rank=layout.coordinates(job.rank).data,
         dp_size=layout.data,
@@ -146,6 +147,7 @@ def _resume(parts: _Parts) -> tuple[RunState, int]:
     state = RunState(seed=parts.config.run.seed)
     path = parts.job.once(lambda: newest_valid(parts.directory / CHECKPOINTS, log=_say))
     if path is None:
+        _start_from(parts)
         return state, -1
     reader = CheckpointReader(path)
     meta = reader.manifest.meta
@@ -162,6 +164,15 @@ def _resume(parts: _Parts) -> tuple[RunState, int]:
     return state, state.step
 
 
+def _start_from(parts: _Parts) -> None:
+    """Gives a new run the weights it was told to start with."""
+    if parts.config.checkpoint.start_from is None:
+        return
+    folder = Path(parts.config.checkpoint.start_from)
+    source = CheckpointReader(folder) if (folder / MANIFEST_NAME).exists() else HuggingFaceSource(folder, parts.spec)
+    parts.engine.sharded_state().start_from(source)
+
+
 def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
     config = parts.config
     domains = dict.fromkeys([*(parts.suite.domains if parts.suite else ()), *config.data.sources])
@@ -171,7 +182,6 @@ def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
         config=to_plain(config),
         config_hash=config_hash(config),
         total_steps=config.total_steps,
-        tokens_per_step=config.tokens_per_step,
         resume_step=resume_step,
         domains=tuple(domains),
     )
@@ -189,6 +199,7 @@ def _hooks(parts: _Parts) -> list[Hook]:
     )
     hooks: list[Hook] = [
         MetricsHook(flops_per_token=parts.flops, device_name=device),
+        *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
         validation,
         CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),

@@ -1,7 +1,7 @@
 """Lengths of training, with their unit: steps, tokens or samples of sequences.
 
 A `Duration` is written on the command line as `200 steps`, `4_587_520 tokens`, `2B tokens`, `1 samples`.
-Tokens and steps are converted by the run's tokens per step, never guessed.
+Tokens and steps are converted by the run's batch sizes (`pretrain.batch_size`), never guessed.
 """
 
 from __future__ import annotations
@@ -52,14 +52,6 @@ class Duration:
         if rest:
             raise ConfigError(f"{key}={text!r} is not a whole number of {unit}.")
         return cls(count, unit.lower() if unit.lower().endswith("s") else unit.lower() + "s")
-
-    def steps(self, *, tokens_per_step: int) -> int:
-        """The duration in optimizer steps, rounded up to whole steps."""
-        return self.count if self.unit == "steps" else -(-self.count // tokens_per_step)
-
-    def tokens(self, *, tokens_per_step: int) -> int:
-        """The duration in tokens."""
-        return self.count if self.unit == "tokens" else self.count * tokens_per_step
 
     def __str__(self) -> str:
         return f"{self.count:_} {self.unit}"

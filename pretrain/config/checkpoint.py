@@ -11,6 +11,8 @@ class CheckpointConfig:
     """Steps saved early, where abilities move fastest (Pythia's log spacing); those after the end are dropped."""
     every: str = "1000 steps"
     """Then one save at every multiple of this duration, and one at the end of the run."""
+    start_from: str | None = None
+    """Weights a new run starts with: a Hugging Face LLaMA folder, or a checkpoint of another run. Null: random."""
     background: bool = True
     """Training waits for the copy only; files are written behind it, one save in flight at most."""
     keep: int | None = None

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pretrain.batch_size import RAMP_KEY
 from pretrain.config.grid import batch_problems, divisors, grid_problems
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
+from pretrain.config.schedule_checks import schedule_problems
 from pretrain.errors import ConfigError
 from pretrain.units import Duration
 
 CHOICES = {
-    "schedule.kind": ("cosine", "linear", "constant"),
+    "schedule.kind": ("cosine", "linear", "constant", "wsd", "multi_step"),
+    "schedule.decay_shape": ("linear", "cosine", "exponential", "1-sqrt"),
     "optimizer.decay": ("all", "matrices"),
     "engine.name": ("megatron",),
     "engine.recompute": ("none", "selective", "full"),
@@ -55,6 +58,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.beta2": (0, 0.999999),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.grad_clip": (0, math.inf),
+    "optimizer.z_loss": (0, math.inf),
     "schedule.learning_rate": (0, math.inf),
     "schedule.min_learning_rate": (0, math.inf),
     "engine.bucket_size": (1, math.inf),
@@ -66,7 +70,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "cluster.processes_per_node": (1, math.inf),
 }
 _POSITIVE = ("model.rope_base", "model.norm_epsilon", "optimizer.epsilon")
-_DURATIONS = ("schedule.warmup", "schedule.decay", "checkpoint.every", "track.console.every")
+_DURATIONS = ("schedule.warmup", "schedule.decay", "checkpoint.every", "track.console.every", "track.dynamics.every")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@-]*")
 
 
@@ -96,7 +100,7 @@ def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[
         yield from _model_problems(config)
         yield from _parallel_problems(config)
         if not durations:
-            yield from _schedule_problems(config)
+            yield from schedule_problems(config)
         yield from _world_problems(config, world_size)
     yield from _side_problems(config)
 
@@ -128,6 +132,13 @@ def _duration_problems(config: RunConfig) -> Iterator[str]:
                     yield f"{key}={_get(config, key)!r} must be longer than nothing."
             except ConfigError as error:
                 yield from error.problems
+    for index, stage in enumerate(config.train.batch_ramp):
+        if stage.global_batch_size < 1:
+            yield f"{RAMP_KEY}[{index}].global_batch_size={stage.global_batch_size} must be at least 1."
+        try:
+            Duration.parse(stage.until, key=f"{RAMP_KEY}[{index}].until")
+        except ConfigError as error:
+            yield from error.problems
 
 
 def _field_problems(config: RunConfig) -> Iterator[str]:
@@ -209,31 +220,6 @@ def _parallel_problems(config: RunConfig) -> Iterator[str]:
             f"{f' x parallel.tensor={parallel.tensor}' if parallel.sequence else ''}); {length} % {unit} = "
             f"{length % unit}. Nearest: {max(length // unit, 1) * unit} and {(length // unit + 1) * unit}."
         )
-
-
-def _schedule_problems(config: RunConfig) -> Iterator[str]:
-    schedule = config.schedule
-    if schedule.kind != "constant" and schedule.min_learning_rate > schedule.learning_rate:
-        yield (
-            f"schedule.min_learning_rate={schedule.min_learning_rate} is above "
-            f"schedule.learning_rate={schedule.learning_rate}, the peak. Lower the first or raise the second."
-        )
-    if (config.train.steps is None) == (config.train.tokens is None):
-        return
-    step, total = config.tokens_per_step, config.total_steps
-    warmup = Duration.parse(schedule.warmup, key="schedule.warmup").steps(tokens_per_step=step)
-    if warmup > total:
-        yield (
-            f"schedule.warmup={schedule.warmup!r} is {warmup} steps, longer than the run of {total} steps. "
-            f"Use at most '{total} steps', or train longer."
-        )
-    if schedule.decay is not None:
-        decay = Duration.parse(schedule.decay, key="schedule.decay").steps(tokens_per_step=step)
-        if decay < warmup:
-            yield (
-                f"schedule.decay={schedule.decay!r} ends at step {decay}, before the warmup's end at step {warmup}; "
-                f"it counts from the start of the run. Use null (the whole run) or at least '{warmup} steps'."
-            )
 
 
 def _world_problems(config: RunConfig, world_size: int | None) -> Iterator[str]:

@@ -5,6 +5,7 @@ Shared by `checks` (all problems of a configuration at once) and `pretrain.engin
 
 from __future__ import annotations
 
+from pretrain.batch_size import RAMP_KEY
 from pretrain.config.run import ParallelSection, TrainSection
 
 
@@ -29,20 +30,28 @@ def grid_problems(parallel: ParallelSection, *, world_size: int) -> list[str]:
 
 
 def batch_problems(train: TrainSection, *, data_parallel: int) -> list[str]:
-    """Whether the global batch is a whole number of micro batches on every data-parallel rank."""
-    micro, total = train.micro_batch_size, train.global_batch_size
+    """Whether every global batch, ramp included, is a whole number of micro batches on every data-parallel rank."""
+    sizes = {f"{RAMP_KEY}[{i}].global_batch_size": stage.global_batch_size for i, stage in enumerate(train.batch_ramp)}
+    sizes["train.global_batch_size"] = train.global_batch_size
+    at_once = train.micro_batch_size * data_parallel
+    return [
+        _batch_problem(key, total, train.micro_batch_size, data_parallel)
+        for key, total in sizes.items()
+        if train.micro_batch_size >= 1 and total >= 1 and total % at_once
+    ]
+
+
+def _batch_problem(key: str, total: int, micro: int, data_parallel: int) -> str:
     at_once = micro * data_parallel
-    if micro < 1 or total < 1 or total % at_once == 0:
-        return []
     below, above = total // at_once * at_once, (total // at_once + 1) * at_once
     near = [str(value) for value in (below, above) if value > 0]
-    remedy = f"Nearest values of train.global_batch_size: {' and '.join(near)}"
+    remedy = f"Nearest values of {key}: {' and '.join(near)}"
     if total % data_parallel == 0:
         remedy += f"; or train.micro_batch_size one of {_listed(divisors(total // data_parallel))}"
-    return [
-        f"train.global_batch_size={total} must be a multiple of train.micro_batch_size x data-parallel size = "
+    return (
+        f"{key}={total} must be a multiple of train.micro_batch_size x data-parallel size = "
         f"{micro} x {data_parallel} = {at_once}; {total} % {at_once} = {total % at_once}. {remedy}."
-    ]
+    )
 
 
 def _listed(values: list[int], *, most: int = 12) -> str:

@@ -175,7 +175,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "optimizer": plain["optimizer"],
         "schedule": plain["schedule"],
         "precision": {"compute": plain["precision"]["compute"]},
-        "train": {key: plain["train"][key] for key in ("global_batch_size", "sequence_length")},
+        "train": {key: plain["train"][key] for key in ("global_batch_size", "batch_ramp", "sequence_length")},
+        "checkpoint": {"start_from": plain["checkpoint"]["start_from"]},
         "run": {"seed": plain["run"]["seed"]},
     }
 

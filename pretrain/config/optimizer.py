@@ -1,4 +1,4 @@
-"""AdamW and gradient clipping."""
+"""AdamW, gradient clipping, and what is added to the loss."""
 
 from __future__ import annotations
 
@@ -19,3 +19,5 @@ class OptimizerConfig:
     """`all`: every parameter (Amber, OpenLLaMA); `matrices`: not norms and biases."""
     grad_clip: float = 1.0
     """Largest global gradient norm over the whole model; 0 does not clip."""
+    z_loss: float = 0.0
+    """Coefficient of log(Z)² per token in the loss, Z the sum of exp(logits); PaLM has 1e-4, 0 is off."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pretrain.batch_size import RAMP_KEY, BatchSizes
 from pretrain.config.checkpoint import CheckpointConfig
 from pretrain.config.cluster import ClusterConfig
 from pretrain.config.data import DataConfig
@@ -15,6 +16,7 @@ from pretrain.config.probe import ProbeConfig
 from pretrain.config.schedule import ScheduleConfig
 from pretrain.config.tokenizer import TokenizerConfig
 from pretrain.config.track import TrackConfig
+from pretrain.units import Duration
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,6 +30,16 @@ class RunSection:
 
 
 @dataclass(kw_only=True, slots=True)
+class BatchStage:
+    """One stage of `train.batch_ramp`."""
+
+    until: str = ""
+    """Duration at whose end the stage is over, counted from the start of the run: `1B tokens`, `2000 steps`."""
+    global_batch_size: int = 0
+    """Sequences per optimizer step of this stage over all data-parallel ranks."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainSection:
     steps: int | None = None
     """Optimizer steps of the whole run. Exactly one of steps and tokens is given."""
@@ -36,7 +48,9 @@ class TrainSection:
     micro_batch_size: int = 1
     """Sequences per data-parallel rank in one forward and backward."""
     global_batch_size: int = 8
-    """Sequences per optimizer step over all data-parallel ranks."""
+    """Sequences per optimizer step over all data-parallel ranks; after the ramp where there is one."""
+    batch_ramp: list[BatchStage] = field(default_factory=list)
+    """Smaller batches at the start, as `[{until: 1B tokens, global_batch_size: 256}, …]`; empty is no ramp."""
     sequence_length: int = 2048
     """Tokens a sequence is trained on (inputs; labels are shifted by one)."""
 
@@ -77,13 +91,27 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step over all ranks."""
-        return self.train.global_batch_size * self.train.sequence_length
+    def batch_sizes(self) -> BatchSizes:
+        """Batch size over the run: turns steps into tokens and back, with or without a ramp.
+
+        Raises:
+            ConfigError: a stage of the ramp is not a duration, or ends before it begins.
+        """
+        train = self.train
+        stages = [
+            (Duration.parse(stage.until, key=f"{RAMP_KEY}[{index}].until"), stage.global_batch_size)
+            for index, stage in enumerate(train.batch_ramp)
+        ]
+        return BatchSizes.ramp(stages, global_batch_size=train.global_batch_size, sequence_length=train.sequence_length)
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         if self.train.steps is not None:
             return self.train.steps
-        return -(-(self.train.tokens or 0) // self.tokens_per_step)
+        return self.batch_sizes.steps(self.train.tokens or 0)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, in whole steps."""
+        return self.batch_sizes.tokens(self.total_steps)

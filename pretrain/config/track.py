@@ -38,6 +38,13 @@ class TensorboardConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class DynamicsConfig:
+    every: str | None = "100 steps"
+    """How often a step is measured layer by layer (gradients, updates, activations), the first step included; null
+    is never. A measured step takes longer and holds a second copy of this rank's fp32 weights."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TrackConfig:
     """`track=[console,jsonl,wandb,tensorboard]` switches views on."""
 
@@ -45,3 +52,4 @@ class TrackConfig:
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     tensorboard: TensorboardConfig = field(default_factory=TensorboardConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)

@@ -49,8 +49,8 @@ def show_step(config: RunConfig, prepared: PreparedData, *, step: int) -> Iterat
     if step < 1:
         raise DataError(f"--step {step} is not a step; the first one is 1.")
     order = sample_order(config, prepared)
-    length, count = order.sequence_length, config.train.global_batch_size
-    first = (step - 1) * count
+    length, first = order.sequence_length, config.batch_sizes.samples(step - 1)
+    count = config.batch_sizes.at_sample(first)
     found = order.locate(first, count)
     for i in range(count):
         name, window = order.sources[found.source[i]], int(found.window[i])

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
+from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
 from pretrain.data.order import SampleOrder
 from pretrain.data.prepare import PreparedData
@@ -44,7 +45,7 @@ class BatchLoader:
         order: SampleOrder,
         streams: Mapping[str, TokenStream],
         *,
-        global_batch_size: int,
+        batch_sizes: BatchSizes,
         micro_batch_size: int,
         dp_rank: int = 0,
         dp_size: int = 1,
@@ -54,50 +55,57 @@ class BatchLoader:
         Args:
             order: which window is sample i; decides the sequence length.
             streams: training tokens per source.
-            global_batch_size: sequences per optimizer step over all ranks.
+            batch_sizes: sequences per optimizer step over all ranks, over the run.
             micro_batch_size: sequences per rank and microbatch.
             dp_rank: this data-parallel rank.
             dp_size: number of data-parallel ranks.
 
         Raises:
-            ConfigError: the global batch is not a whole number of microbatches on every rank.
+            ConfigError: a global batch is not a whole number of microbatches on every rank.
         """
-        if global_batch_size % (micro_batch_size * dp_size) or global_batch_size <= 0:
+        at_once = micro_batch_size * dp_size
+        sizes = {stage.global_batch_size for stage in batch_sizes.stages}
+        misfits = [size for size in sorted(sizes) if size % at_once or size <= 0]
+        if misfits:
             raise ConfigError(
-                f"train.global_batch_size={global_batch_size} must be a positive multiple of train.micro_batch_size · "
-                f"data-parallel ranks = {micro_batch_size} · {dp_size} = {micro_batch_size * dp_size}."
+                [
+                    f"train.global_batch_size={size} must be a positive multiple of train.micro_batch_size · "
+                    f"data-parallel ranks = {micro_batch_size} · {dp_size} = {at_once}."
+                    for size in misfits
+                ]
             )
         self._order = order
         self._streams = [streams[name] for name in order.sources]
-        self._global_batch_size = global_batch_size
-        num_microbatches = global_batch_size // (micro_batch_size * dp_size)
-        slots = np.arange(global_batch_size).reshape(num_microbatches, dp_size, micro_batch_size)
-        self._slots_MB = slots[:, dp_rank]
+        self._batch_sizes = batch_sizes
+        # Of each batch size, the places in the global batch that are this rank's.
+        self._slots_MB = {
+            size: np.arange(size).reshape(size // at_once, dp_size, micro_batch_size)[:, dp_rank] for size in sizes
+        }
 
     def batch(self, first_sample: int) -> Batch:
         """This rank's share of the global batch that starts at a sample index; a pure function of the index."""
         order, length = self._order, self._order.sequence_length
-        found = order.locate(first_sample, self._global_batch_size)
-        tokens_MBT = np.empty((*self._slots_MB.shape, length + 1), dtype=np.int32)
+        num_samples = self._batch_sizes.at_sample(first_sample)
+        found, slots_MB = order.locate(first_sample, num_samples), self._slots_MB[num_samples]
+        tokens_MBT = np.empty((*slots_MB.shape, length + 1), dtype=np.int32)
         rows = tokens_MBT.reshape(-1, length + 1)
-        for row, slot in zip(rows, self._slots_MB.flat, strict=True):
+        for row, slot in zip(rows, slots_MB.flat, strict=True):
             row[:] = self._streams[found.source[slot]].window(int(found.window[slot]) * length, length + 1)
         samples = np.bincount(found.source, minlength=len(order.sources))
         source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
-        return Batch(tokens_MBT, first_sample, self._global_batch_size, source_tokens)
+        return Batch(tokens_MBT, first_sample, num_samples, source_tokens)
 
     def iterate(self, first_sample: int) -> BatchIterator:
         """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`."""
-        return BatchIterator(self, first_sample=first_sample, stride=self._global_batch_size)
+        return BatchIterator(self, first_sample=first_sample)
 
 
 class BatchIterator(Iterator[Batch]):
     """Batches in order, two of them read ahead. An error of the reading thread is raised by `next`."""
 
-    def __init__(self, loader: BatchLoader, *, first_sample: int, stride: int) -> None:
+    def __init__(self, loader: BatchLoader, *, first_sample: int) -> None:
         self._loader = loader
         self._next_sample = first_sample
-        self._stride = stride
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
         self._closed = threading.Event()
         self._error: BaseException | None = None
@@ -141,7 +149,7 @@ class BatchIterator(Iterator[Batch]):
         try:
             while not self._closed.is_set():
                 batch = self._loader.batch(self._next_sample)
-                self._next_sample += self._stride
+                self._next_sample += batch.num_samples
                 self._queue.put(batch)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asks for batches
             self._queue.put(error)

@@ -5,7 +5,7 @@ Types here are numpy and plain Python, so that data, probes and tests can build 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pretrain.checkpoint.blocks import Chunk
     from pretrain.checkpoint.reader import CheckpointReader
+    from pretrain.checkpoint.source import TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,16 @@ class StepResult:
         tokens: tokens of the global batch.
         grad_norm: global L2 norm of the gradient before clipping.
         skipped: the update was not applied (loss or gradient not finite).
+        z_loss: mean z-loss per token, which is differentiated beside the loss but not part of it; None where off.
+        dynamics: figures per layer of an observed step, under the names of `pretrain.track.names`.
     """
 
     loss: float
     tokens: int
     grad_norm: float
     skipped: bool = False
+    z_loss: float | None = None
+    dynamics: Mapping[str, float] | None = None
 
 
 @dataclass(slots=True)
@@ -153,14 +158,24 @@ class ShardedState(Protocol):
         """Fills master weights, moments, optimizer step and model weights from a checkpoint of any layout."""
         ...
 
+    def start_from(self, source: TensorSource) -> None:
+        """Fills weights alone; moments and optimizer step start at zero."""
+        ...
+
 
 class Engine(Scorer, Protocol):
     """A model, its optimizer and its process groups. Every method is called by every rank."""
 
     capabilities: Capabilities
 
-    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
-        """Forward, backward and update over all microbatches of one step."""
+    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> StepResult:
+        """Forward, backward and update over all microbatches of one step.
+
+        Args:
+            batch: this data-parallel rank's share.
+            learning_rate: of the update.
+            observe: also fill `StepResult.dynamics`; weights come out bitwise the same. The same on every rank.
+        """
         ...
 
     def sharded_state(self) -> ShardedState:

@@ -22,20 +22,21 @@ def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
         return [f"engine.name={config.engine.name!r} is not known. Allowed: 'megatron'."]
     stages, context = parallel.pipeline, parallel.context
     if parallel.virtual_pipeline > 1:
-        data = world_size // (parallel.tensor * stages * context)
-        microbatches = train.global_batch_size // (train.micro_batch_size * max(data, 1))
-        if microbatches % stages:
-            problems.append(
-                f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs a number of microbatches that "
-                f"parallel.pipeline={stages} divides: Megatron's interleaved schedule runs them in groups of that size. "
-                f"train.global_batch_size={train.global_batch_size} / (train.micro_batch_size="
-                f"{train.micro_batch_size} x {data} data-parallel ranks) = {microbatches}; {microbatches} % {stages} = "
-                f"{microbatches % stages}."
-            )
+        data = max(world_size // (parallel.tensor * stages * context), 1)
+        sizes = dict.fromkeys([*(stage.global_batch_size for stage in train.batch_ramp), train.global_batch_size])
+        for size in sizes:
+            microbatches = size // (train.micro_batch_size * data)
+            if microbatches % stages:
+                problems.append(
+                    f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs a number of microbatches that "
+                    f"parallel.pipeline={stages} divides: Megatron's interleaved schedule runs them in groups of that "
+                    f"size. A global batch of {size} / (train.micro_batch_size={train.micro_batch_size} x {data} "
+                    f"data-parallel ranks) = {microbatches}; {microbatches} % {stages} = {microbatches % stages}."
+                )
     if parallel.sequence and train.sequence_length // context % parallel.tensor:
         problems.append(
             f"parallel.sequence=true splits {train.sequence_length // context} tokens over parallel.tensor="
-            f"{parallel.tensor}, which does not divide them. Change train.sequence_length or use parallel.sequence=false."
+            f"{parallel.tensor}, which does not divide them. Change train.sequence_length or set it to false."
         )
     return problems
 

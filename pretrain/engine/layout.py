@@ -32,7 +32,7 @@ class ParallelLayout:
         tensor, context, data, pipeline: group sizes; their product is the world size.
         virtual_pipeline: model chunks per pipeline stage.
         micro_batch_size: sequences of one forward and backward on a data-parallel rank.
-        num_microbatches: forward and backward passes per optimizer step.
+        num_microbatches: forward and backward passes per optimizer step; per step after the batch ramp, if any.
     """
 
     world_size: int

@@ -35,6 +35,7 @@ class Run:
         checkpoints: folder of the run's checkpoints.
         calendar: the steps at which everything is measured and saved.
         stopping: set by a hook on every rank to save and leave after the present step.
+        observe_next: set by a hook on every rank to have the next step measured layer by layer.
     """
 
     config: RunConfig
@@ -46,6 +47,7 @@ class Run:
     checkpoints: Path
     calendar: Calendar
     stopping: bool = False
+    observe_next: bool = False
 
     @property
     def checkpoint(self) -> Path:

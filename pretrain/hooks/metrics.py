@@ -34,6 +34,8 @@ class MetricsHook:
             names.PERF_STEP_SECONDS: report.seconds,
             names.FLOPS: self._flops_per_token.matmul * state.tokens,
         }
+        if result.z_loss is not None:
+            values[names.TRAIN_Z_LOSS] = result.z_loss
         share = mfu(
             tokens_per_second,
             self._flops_per_token.full_attention,

@@ -15,6 +15,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from pretrain.config.run import RunConfig
 from pretrain.model.layers.attention import CoreAttention
+from pretrain.model.layers.loss import cross_entropy_and_log_z
 from pretrain.model.layers.norm import RMSNorm
 from pretrain.model.spec import ModelSpec
 
@@ -23,23 +24,28 @@ class LlamaModel(GPTModel):
     """GPTModel whose loss never gives probability to the padding rows of the vocabulary."""
 
     true_vocab_size: int
+    z_loss: float = 0.0
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Per-token cross entropy.
+        """Per-token cross entropy, and z-loss where its coefficient is not 0.
 
         Args:
             labels: int64 [B, S].
             logits: [S, B, V / tensor parallel], this rank's part of the padded vocabulary.
 
         Returns:
-            fp32 [B, S], nats.
+            fp32 [B, S], nats; with z-loss [2, B, S]: cross entropy, then coefficient · log(Z)².
         """
         first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
         real = self.true_vocab_size - first
         if real < logits.shape[-1]:
             column = torch.arange(logits.shape[-1], device=logits.device)
             logits = logits.masked_fill(column >= real, float("-inf"))
-        return super().compute_language_model_loss(labels, logits)
+        if not self.z_loss:
+            return super().compute_language_model_loss(labels, logits)
+        group = parallel_state.get_tensor_model_parallel_group()
+        loss_SB, log_z_SB = cross_entropy_and_log_z(logits, labels.T, group=group)
+        return torch.stack([loss_SB.T, self.z_loss * log_z_SB.T.square()])
 
 
 def transformer_config(config: RunConfig, spec: ModelSpec, **engine_options: Any) -> TransformerConfig:
@@ -117,4 +123,5 @@ def _build_chunk(
         vp_stage=stage,
     )
     chunk.true_vocab_size = spec.vocab_size
+    chunk.z_loss = config.optimizer.z_loss
     return chunk

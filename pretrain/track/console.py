@@ -36,7 +36,7 @@ class ConsoleSink:
         self._every = Duration.parse(config.every, key="track.console.every")
         self._stream = stream if stream is not None else sys.stdout
         self._bar: _Bar | None = None
-        self._every_steps = 1
+        self._shown_multiple = 0
         self._total_steps = 0
         self._first_step: int | None = None
         self._started_at = 0.0
@@ -44,7 +44,6 @@ class ConsoleSink:
     def open(self, info: RunInfo) -> None:
         """Shows where the run stands; starts the bar where the stream is a terminal."""
         self._total_steps = info.total_steps
-        self._every_steps = max(1, self._every.steps(tokens_per_step=info.tokens_per_step))
         if self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._bar = _Bar(self._stream, total_steps=info.total_steps, step=max(0, info.resume_step))
 
@@ -53,12 +52,14 @@ class ConsoleSink:
         training = names.TRAIN_LOSS in values
         if training and self._first_step is None:
             self._first_step, self._started_at = step, time.monotonic()
-        due = step == self._first_step or step % self._every_steps == 0 or step == self._total_steps
+        multiple = (step if self._every.unit == "steps" else tokens) // max(1, self._every.count)
+        due = step in (self._first_step, self._total_steps) or multiple > self._shown_multiple
         if training and self._bar is not None:
             self._bar.advance(step, _training_text(values))
         elif training and due:
             left = f"  {self._time_left(step)}" if step < self._total_steps else ""
             self._line(f"step {step}/{self._total_steps}  {_training_text(values)}{left}")
+            self._shown_multiple = multiple
         for text in (_validation_text(values), _probe_text(values)):
             if text:
                 self._line(f"step {step}  {text}")

@@ -10,12 +10,14 @@ import re
 from dataclasses import dataclass
 
 TRAIN_LOSS = "train/loss"
+TRAIN_Z_LOSS = "train/z_loss"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 PERF_TOKENS_PER_SECOND = "perf/tokens_per_second"
 PERF_STEP_SECONDS = "perf/step_seconds"
 PERF_MFU = "perf/mfu"
 FLOPS = "flops"
+DYNAMICS_OUTPUT_ENTROPY = "dynamics/output_entropy"
 TIME_TRAINING_SECONDS = "time/training_seconds"
 TIME_VALIDATION_SECONDS = "time/validation_seconds"
 TIME_PROBING_SECONDS = "time/probing_seconds"
@@ -40,6 +42,7 @@ MEANINGS: dict[str, MetricMeaning] = {
     "tokens": MetricMeaning("Tokens trained on, over all ranks", "tokens"),
     FLOPS: MetricMeaning("Training compute spent so far, forward and backward", "FLOPs"),
     TRAIN_LOSS: MetricMeaning("Mean cross-entropy of the step's batch", "nats/token"),
+    TRAIN_Z_LOSS: MetricMeaning("Coefficient times log(Z)² of the step's batch, beside the loss", "nats/token"),
     TRAIN_GRAD_NORM: MetricMeaning("Norm of the whole gradient before clipping", ""),
     TRAIN_LEARNING_RATE: MetricMeaning("Learning rate the step was taken with", ""),
     PERF_TOKENS_PER_SECOND: MetricMeaning("Training throughput over all ranks", "tokens/s"),
@@ -49,6 +52,13 @@ MEANINGS: dict[str, MetricMeaning] = {
     TIME_VALIDATION_SECONDS: MetricMeaning("Wall time spent on validation since the row before", "s"),
     TIME_PROBING_SECONDS: MetricMeaning("Wall time spent probing since the row before", "s"),
     TIME_SAVING_SECONDS: MetricMeaning("Wall time training waited for a save since the row before", "s"),
+    DYNAMICS_OUTPUT_ENTROPY: MetricMeaning("Mean entropy of the model's next-token distribution", "nats"),
+    "dynamics/<part>/grad_norm": MetricMeaning("Norm of the gradient of these weights before clipping", ""),
+    "dynamics/<part>/weight_norm": MetricMeaning("Norm of these weights before the update", ""),
+    "dynamics/<part>/update_ratio": MetricMeaning("Norm of the applied update over the norm of the weights", ""),
+    "dynamics/<part>/second_moment_norm": MetricMeaning("Norm of Adam's second moment after the update", ""),
+    "dynamics/<layer>/activation_rms": MetricMeaning("Root mean square of the residual stream after the layer", ""),
+    "dynamics/<layer>/largest_attention_logit": MetricMeaning("Largest magnitude of an attention logit", ""),
     "data/<source>/tokens": MetricMeaning("Tokens consumed from this source", "tokens"),
     "validation/<domain>/loss": MetricMeaning("Mean cross-entropy on held-out text of the domain", "nats/token"),
     "validation/<domain>/bits_per_byte": MetricMeaning(
@@ -57,6 +67,15 @@ MEANINGS: dict[str, MetricMeaning] = {
     "probe-<domain>/<task>/<metric>": MetricMeaning("Score of a downstream task at a save", ""),
 }
 """Every name, or the pattern of a family of names, with its meaning."""
+
+
+def dynamics(figure: str, *, layer: int | None = None, group: str | None = None) -> str:
+    """Name of a figure of an observed step: of a layer (counted from 0), of a group of weights, or of both.
+
+    For example `dynamics/layer_003/attention_qkv/grad_norm`: numbers have leading zeros, so that names sort.
+    """
+    where = [f"layer_{layer:03d}"] if layer is not None else []
+    return "/".join(["dynamics", *where, *([group] if group is not None else []), figure])
 
 
 def source_tokens(source: str) -> str:

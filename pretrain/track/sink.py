@@ -28,7 +28,6 @@ class RunInfo:
         config: the resolved configuration, as plain JSON values.
         config_hash: hash of the resolved configuration.
         total_steps: steps the run will do.
-        tokens_per_step: tokens of one step.
         resume_step: step the run continues from; -1 for a new run. Rows after it are dropped from the record.
         domains: probe domains, then validation domains, in the order to show them.
     """
@@ -38,7 +37,6 @@ class RunInfo:
     config: Mapping[str, Any]
     config_hash: str
     total_steps: int
-    tokens_per_step: int
     resume_step: int
     domains: Sequence[str]
 

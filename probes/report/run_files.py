@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from pretrain.errors import FinelineError
+from pretrain.config.load import from_plain
+from pretrain.errors import ConfigError, FinelineError
 from pretrain.track import names
 from probes.report.curves import Curve, Point, curves_of
 
@@ -55,7 +56,7 @@ class RunFiles:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one step, from the first row after step 0; 1 if there is none."""
+        """Tokens of one early step, from the first row after step 0; 1 if there is none."""
         return next((row["tokens"] // row["step"] for row in self.rows if row["step"] > 0 and row["tokens"] > 0), 1)
 
     @property
@@ -64,9 +65,14 @@ class RunFiles:
         train = _section(self.config, "train")
         if isinstance(train.get("steps"), int):
             return int(train["steps"])
-        if isinstance(train.get("tokens"), int) and self.tokens_per_step > 1:
-            return -(-int(train["tokens"]) // self.tokens_per_step)
-        return None
+        if not isinstance(train.get("tokens"), int):
+            return None
+        if train.get("batch_ramp"):
+            try:
+                return from_plain({"train": train}).total_steps
+            except ConfigError:
+                return None
+        return -(-int(train["tokens"]) // self.tokens_per_step) if self.tokens_per_step > 1 else None
 
     @property
     def parameters(self) -> int | None:

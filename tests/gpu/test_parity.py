@@ -14,7 +14,11 @@ from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-LAYOUTS = [Layout("fp32", micro_batch_size=4), Layout("tf32", micro_batch_size=4, tf32=True), Layout("bf16", compute="bf16")]
+LAYOUTS = [
+    Layout("fp32", micro_batch_size=4),
+    Layout("tf32", micro_batch_size=4, tf32=True),
+    Layout("bf16", compute="bf16"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,18 @@ def test_lm_eval_on_the_export_gives_the_same_answers_item_by_item(whole: Path) 
             assert recorded["acc", task] == pytest.approx(acc, abs=1e-12)
 
 
+def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(folder: Path, whole: Path) -> None:
+    log, export = folder / "started.log", whole / "export/step_00000024"
+    more = [f"checkpoint.start_from={export}", f"tokenizer.path={export / 'tokenizer.model'}", "train.steps=4"]
+    code = runs.finish(runs.overrides(folder, "started", *more), log=log)
+    assert code == 0, log.read_text()[-5000:]
+    directory = folder / "runs" / "started"
+    first = {(r["task"], r["metric"]): r["value"] for r in runs.probes(directory) if r["step"] == 0}
+    last = {(r["task"], r["metric"]): r["value"] for r in runs.probes(whole) if r["step"] == 24}
+    assert first == last, "the same weights score the same, bitwise"
+    assert runs.metrics(directory)[-1]["train/loss"] < runs.metrics(whole)[1]["train/loss"]
+
+
 def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]:
     """lm-eval's own HFLM: answers by (item, choice), and its accuracy."""
     import yaml

@@ -40,6 +40,7 @@ class Layout:
     tie_embeddings: bool = False
     decay: str = "all"
     recompute: str = "none"
+    z_loss: float = 0.0
     score: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +70,7 @@ def configuration(layout: Layout) -> RunConfig:
     config.optimizer.grad_clip = CLIP
     config.optimizer.epsilon = EPSILON
     config.optimizer.decay = layout.decay
+    config.optimizer.z_loss = layout.z_loss
     config.engine.recompute = layout.recompute
     return config
 
@@ -96,7 +98,13 @@ def batch(step: int, layout: ParallelLayout, dp_rank: int) -> Batch:
 def full_weights(engine: MegatronEngine) -> list[tuple[str, tuple[int, ...], tuple[int, ...], int, np.ndarray]]:
     """This rank's fp32 weights, to be put together by `assemble`."""
     return [
-        (c.block.key, c.block.global_shape, c.block.offset + c.block.shape, c.start, c.tensors["param"].cpu().numpy().copy())
+        (
+            c.block.key,
+            c.block.global_shape,
+            c.block.offset + c.block.shape,
+            c.start,
+            c.tensors["param"].cpu().numpy().copy(),
+        )
         for c in engine.sharded_state().chunks()
     ]
 
@@ -125,19 +133,21 @@ def train(layouts: list[Layout], steps: int = 20) -> list[dict[str, Any]]:
         engine = MegatronEngine(config, spec, job.device)
         hook, dp_rank = validation(), grid.coordinates(job.rank).data
         start = full_weights(engine) if job.world_size == 1 else None
-        losses, norms, held_out = [], [], []
+        losses, norms, z_losses, held_out = [], [], [], []
         for step in range(steps):
             if layout.score and step % 5 == 0:
                 held_out.append(-engine.score(hook._rows).log_prob_P.mean())
             result = engine.train_step(batch(step, grid, dp_rank), RATE)
             losses.append(result.loss)
             norms.append(result.grad_norm)
+            z_losses.append(result.z_loss)
         held_out.append(-engine.score(hook._rows).log_prob_P.mean())
         results.append(
             {
                 "name": layout.name,
                 "losses": losses,
                 "norms": norms,
+                "z_losses": z_losses,
                 "start": start,
                 "weights": full_weights(engine),
                 "validation": held_out,

@@ -33,7 +33,6 @@ def run_info(directory: Path, *, total_steps: int = 100, resume_step: int = 0) -
         config={"run": {"name": "demo", "seed": 0}, "train": {"steps": total_steps}},
         config_hash="0123456789abcdef",
         total_steps=total_steps,
-        tokens_per_step=TOKENS_PER_STEP,
         resume_step=resume_step,
         domains=list(DOMAINS),
     )

@@ -31,13 +31,6 @@ def test_what_is_no_duration_is_refused_by_its_key(text: str) -> None:
         Duration.parse(text, key="schedule.warmup")
 
 
-def test_steps_round_tokens_up_and_tokens_multiply_steps() -> None:
-    assert Duration(1001, "tokens").steps(tokens_per_step=100) == 11
-    assert Duration(1000, "tokens").steps(tokens_per_step=100) == 10
-    assert Duration(7, "steps").tokens(tokens_per_step=100) == 700
-    assert Duration(7, "steps").steps(tokens_per_step=100) == 7
-
-
 def test_a_duration_prints_as_it_is_read() -> None:
     for text in ("200 steps", "4_587_520 tokens"):
         assert str(Duration.parse(text)) == text

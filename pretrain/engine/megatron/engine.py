@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, Capabilities, PackedRows, StepResult, TokenLogProbs
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.dynamics import Observer
 from pretrain.engine.megatron.score import evaluation, score_rows
 from pretrain.engine.megatron.shards import MegatronState, blocks_of
 from pretrain.model.gpt import build_chunks, transformer_config
@@ -57,8 +59,9 @@ class MegatronEngine:
         self._connect()
         self._forward_backward = get_forward_backward_func()
 
-    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> StepResult:
         """One update over all microbatches; not applied when loss or gradient is not finite."""
+        observer = Observer(self._chunks, self._spec) if observe else None
         for wrapper in self._wrappers:
             wrapper.zero_grad_buffer()
         self._optimizer.zero_grad()
@@ -68,23 +71,27 @@ class MegatronEngine:
             group["weight_decay"] = self._config.optimizer.weight_decay * group["wd_mult"]
         microbatches, micro_batch_size, _ = batch.tokens_MBT.shape
         iterators = [self._microbatches(batch) for _ in self._wrappers]
-        outputs = self._forward_backward(
-            forward_step_func=self._forward_step,
-            data_iterator=iterators if len(iterators) > 1 else iterators[0],
-            model=self._wrappers if len(self._wrappers) > 1 else self._wrappers[0],
-            num_microbatches=microbatches,
-            seq_length=self._config.train.sequence_length,
-            micro_batch_size=micro_batch_size,
-            forward_only=False,
-        )
+        with observer.activations() if observer else contextlib.nullcontext():
+            outputs = self._forward_backward(
+                forward_step_func=self._forward_step,
+                data_iterator=iterators if len(iterators) > 1 else iterators[0],
+                model=self._wrappers if len(self._wrappers) > 1 else self._wrappers[0],
+                num_microbatches=microbatches,
+                seq_length=self._config.train.sequence_length,
+                micro_batch_size=micro_batch_size,
+                forward_only=False,
+            )
         tokens = batch.num_samples * self._config.train.sequence_length
-        loss = self._reduce_loss(outputs) / tokens
-        grad_norm = self._update(loss)
+        loss, *rest = (total / tokens for total in self._reduce_losses(outputs))
+        z_loss = rest[0] if rest else None
+        grad_norm = self._update(loss + (z_loss or 0.0), observer)
         return StepResult(
             loss=loss,
             tokens=tokens,
             grad_norm=grad_norm,
-            skipped=not (math.isfinite(loss) and math.isfinite(grad_norm)),
+            skipped=not (math.isfinite(loss + (z_loss or 0.0)) and math.isfinite(grad_norm)),
+            z_loss=z_loss,
+            dynamics=observer.figures() if observer else None,
         )
 
     def score(self, rows: PackedRows) -> TokenLogProbs:
@@ -181,24 +188,28 @@ class MegatronEngine:
 
     def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
-        losses_BS = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
-        return losses_BS, _sum_and_count
+        losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        return losses, _sum_and_count
 
-    def _reduce_loss(self, outputs: list[torch.Tensor]) -> float:
-        """Sum of the global batch's token losses, on every rank."""
-        total = torch.zeros(1, dtype=torch.float64, device=self._device)
+    def _reduce_losses(self, outputs: list[list[torch.Tensor]]) -> list[float]:
+        """Sum of the global batch's token losses, and of its z-losses where there are any; on every rank."""
+        totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
-            total += torch.stack(outputs).double().sum()
-            dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+            for index, sums in enumerate(zip(*outputs, strict=True)):
+                totals[index] = torch.stack(sums).double().sum()
+            dist.all_reduce(totals, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         if self._config.parallel.pipeline > 1:
             source = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast(total, source, group=parallel_state.get_pipeline_model_parallel_group())
-        return total.item()
+            dist.broadcast(totals, source, group=parallel_state.get_pipeline_model_parallel_group())
+        return totals.tolist()
 
     @torch.no_grad()
-    def _update(self, loss: float) -> float:
+    def _update(self, loss: float, observer: Observer | None) -> float:
         """Clips and steps unless loss or gradient is not finite; returns the norm before clipping."""
-        if self._optimizer.prepare_grads():
+        unusable = self._optimizer.prepare_grads()
+        if observer:
+            observer.before_update(self._state.chunks(gradients=True))
+        if unusable:
             return math.inf
         grad_norm = float(self._optimizer.get_grad_norm())
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -237,8 +248,14 @@ def _recompute_options(config: RunConfig) -> dict[str, Any]:
     return {}
 
 
-def _sum_and_count(losses_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Megatron's per-token form: (sum to differentiate, tokens, what to report)."""
-    total = losses_BS.float().sum()
-    count = torch.tensor(losses_BS.numel(), dtype=torch.int, device=losses_BS.device)
-    return total, count, total.detach().clone()
+def _sum_and_count(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Megatron's per-token form: (sum to differentiate, tokens, what to report).
+
+    Args:
+        losses: [B, S] cross entropy, or with z-loss [2, B, S].
+    """
+    parts_BS = list(losses) if losses.dim() == 3 else [losses]
+    sums = [part_BS.float().sum() for part_BS in parts_BS]
+    total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+    count = torch.tensor(parts_BS[0].numel(), dtype=torch.int, device=losses.device)
+    return total, count, [one.detach().clone() for one in sums]

@@ -24,6 +24,7 @@ from pretrain.engine.megatron import groups
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.reader import CheckpointReader
+    from pretrain.checkpoint.source import TensorSource
 
 Blocks = dict[torch.nn.Parameter, list[Block]]
 
@@ -103,15 +104,20 @@ class MegatronState:
                         "exp_avg_sq": torch.zeros_like(p.data),
                     }
 
-    def chunks(self) -> Iterable[Chunk]:
-        """Flat ranges this rank writes; replicas share the work evenly where state is replicated."""
+    def chunks(self, *, gradients: bool = False) -> Iterable[Chunk]:
+        """Flat ranges this rank writes; replicas share the work evenly where state is replicated.
+
+        Args:
+            gradients: each chunk has a further kind `grad`, the reduced gradient, which exists between Megatron's
+                `prepare_grads` and the next step.
+        """
         self.ensure_moments()
         if self._sharded:
-            for parameter, start, views in self._ranges():
+            for parameter, start, views in self._ranges(gradients=gradients):
                 yield from cut(self._blocks[parameter], start, views)
             return
         rank, size = groups.replicas()
-        held = {parameter: views for parameter, _, views in self._ranges()}
+        held = {parameter: views for parameter, _, views in self._ranges(gradients=gradients)}
         owned = [p for p in self._parameters if self._blocks[p][0].is_owner]
         sizes = [p.numel() for p in owned]
         for index, first, last in replica_share(sizes, replica=rank, num_replicas=size):
@@ -126,13 +132,20 @@ class MegatronState:
         for parameter, start, views in self._ranges():
             for kind in KINDS:
                 reader.fill(self._blocks[parameter], kind, views[kind], start)
-        self.load_weights(reader)
+        self._load_weights(reader)
 
     @torch.no_grad()
-    def load_weights(self, reader: CheckpointReader) -> None:
+    def start_from(self, source: TensorSource) -> None:
+        """Fills weights alone; moments and optimizer step start at zero."""
+        self.ensure_moments(step=0)
+        for parameter, start, views in self._ranges():
+            source.fill(self._blocks[parameter], "param", views["param"], start)
+        self._load_weights(source)
+
+    def _load_weights(self, source: TensorSource) -> None:
         """Fills the weights the model computes with, straight from the files: no gather is needed."""
         for parameter in self._parameters:
-            reader.fill(self._blocks[parameter], "param", parameter.data.view(-1), 0)
+            source.fill(self._blocks[parameter], "param", parameter.data.view(-1), 0)
 
     def optimizer_step(self) -> int:
         """Updates applied so far, as Adam's bias correction counts them; 0 on a rank without parameters."""
@@ -142,21 +155,25 @@ class MegatronState:
             return int(next((g["step"] for g in optimizer.optimizer.param_groups if "step" in g), 0))
         return 0
 
-    def _ranges(self) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]]:
+    def _ranges(self, *, gradients: bool = False) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]]:
         for optimizer in self._optimizers:
             adam = optimizer.optimizer
             if isinstance(optimizer, DistributedOptimizer):
                 for parameter, (group, index) in optimizer.model_param_group_index_map.items():
                     main = adam.param_groups[group]["params"][index]
                     start = optimizer._get_model_param_range_map(parameter)["param"].start
-                    yield parameter, start, _views(main, adam.state[main])
+                    yield parameter, start, _views(main, adam.state[main], gradients)
             else:
                 parameter_of = {id(getattr(p, "main_param", p)): p for p in self._parameters}
                 for param_group in adam.param_groups:
                     for main in param_group["params"]:
-                        yield parameter_of[id(main)], 0, _views(main, adam.state[main])
+                        yield parameter_of[id(main)], 0, _views(main, adam.state[main], gradients)
 
 
-def _views(main: torch.Tensor, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _views(main: torch.Tensor, state: dict[str, torch.Tensor], gradients: bool) -> dict[str, torch.Tensor]:
     moments = {kind: state[kind].view(-1) for kind in KINDS if kind != "param"}
-    return {"param": main.detach().view(-1), **moments}
+    views = {"param": main.detach().view(-1), **moments}
+    if gradients:
+        assert main.grad is not None, "gradients exist only after prepare_grads"
+        views["grad"] = main.grad.view(-1)
+    return views

@@ -17,6 +17,9 @@ from megatron.core.transformer.module import MegatronModule
 
 from pretrain.engine.base import PackedRow
 
+_LOGITS_AT_A_TIME = 2**23
+"""Attention logits that exist at one time where their size is measured: 32 MB."""
+
 
 class TreeMask:
     """Attention pattern of one packed row: key k is visible to query q when k ≤ q < end[k].
@@ -103,6 +106,38 @@ class CoreAttention(MegatronModule):
         out = out.permute(2, 0, 1, 3)
         return out.reshape(out.shape[0], out.shape[1], -1)
 
+    @torch.no_grad()
+    def largest_logit(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Finds max |q_i · k_j| · scale over this rank's heads and every visible pair j ≤ i.
+
+        Attention itself never holds its logits; here they exist for a few query positions at a time, in fp32.
+        Every rank of a context-parallel group calls it: keys are gathered.
+
+        Args:
+            query: [S, B, N, D].
+            key: [S, B, G, D].
+
+        Returns:
+            fp32 scalar.
+        """
+        length, batch, heads, _ = query.shape
+        query_at = key_at = torch.arange(length, device=query.device)
+        if self.context_group is not None:
+            key = _GatherSequence.apply(key, self.context_group)
+            query_at, key_at = _zigzag_positions(length, self.context_group, query.device)
+        heads_per_key = heads // key.shape[2]
+        q = query.unflatten(2, (-1, heads_per_key)).permute(1, 2, 0, 3, 4)
+        k = key.permute(1, 2, 3, 0).float()
+        rows = max(1, _LOGITS_AT_A_TIME // (batch * heads * key.shape[0]))
+        largest = torch.zeros((), device=query.device)
+        for start in range(0, length, rows):
+            seen = start + rows if self.context_group is None else None  # later keys are hidden from all of these
+            logits = q[:, :, start : start + rows].flatten(2, 3).float() @ k[..., :seen]
+            logits = logits.unflatten(2, (-1, heads_per_key))
+            hidden = key_at[:seen] > query_at[start : start + rows, None, None]
+            largest = torch.maximum(largest, logits.masked_fill_(hidden, 0.0).abs_().amax())
+        return largest * self.scale
+
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Nothing to save."""
         return {}
@@ -162,15 +197,19 @@ class _GatherSequence(torch.autograd.Function):
 def _gather_context(
     query_SBND: torch.Tensor, key_SBGD: torch.Tensor, value_SBGD: torch.Tensor, group: dist.ProcessGroup
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    size, half = group.size(), query_SBND.shape[0] // 2
     gathered = _GatherSequence.apply(torch.cat([key_SBGD, value_SBGD], -1), group)
-    chunk = torch.arange(half, device=query_SBND.device)
+    query_at, key_at = _zigzag_positions(query_SBND.shape[0], group, query_SBND.device)
+    key, value = gathered.chunk(2, -1)
+    return key, value, key_at[None, :] <= query_at[:, None]
+
+
+def _zigzag_positions(length: int, group: dist.ProcessGroup, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions in the whole sequence of this rank's `length` queries, and of the gathered keys."""
+    size, half = group.size(), length // 2
+    chunk = torch.arange(half, device=device)
 
     def positions(rank: int) -> torch.Tensor:
         # Zig-zag: rank r holds chunks r and 2c-1-r of 2c, so that causal work is even.
         return torch.cat([rank * half + chunk, (2 * size - 1 - rank) * half + chunk])
 
-    query_at = positions(group.rank())
-    key_at = torch.cat([positions(rank) for rank in range(size)])
-    key, value = gathered.chunk(2, -1)
-    return key, value, key_at[None, :] <= query_at[:, None]
+    return positions(group.rank()), torch.cat([positions(rank) for rank in range(size)])

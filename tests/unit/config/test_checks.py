@@ -13,12 +13,19 @@ from pretrain.config.load import compose, from_plain, to_plain
 from pretrain.config.run import RunConfig
 from pretrain.errors import ConfigError
 
+SIZES = {  # fixed here, so that the arithmetic in the messages does not move when the demo is tuned
+    "train": {"steps": 240, "micro_batch_size": 4, "global_batch_size": 16, "sequence_length": 256},
+    "model": {"num_layers": 6, "hidden_size": 192, "num_attention_heads": 6, "num_query_groups": None},
+    "schedule": {"learning_rate": 2e-3, "min_learning_rate": 2e-4, "warmup": "20 steps"},
+}
 demo_values = functools.cache(lambda: to_plain(compose(["experiment=demo"])))
 
 
 def demo(*overrides: str) -> RunConfig:
     """The demo with changed values, without composing again, which is what takes time."""
     values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(demo_values()))
+    for section, sizes in SIZES.items():
+        values[section] |= sizes
     for override in overrides:
         key, _, text = override.partition("=")
         *sections, last = key.split(".")
@@ -44,6 +51,8 @@ def demo(*overrides: str) -> RunConfig:
         (["checkpoint.export=everything"], "Allowed: none, last, all"),
         (["schedule.warmup=20"], "schedule.warmup='20' is not a duration"),
         (["checkpoint.every=0 steps"], "longer than nothing"),
+        (["track.dynamics.every=0 steps"], "track.dynamics.every='0 steps' must be longer than nothing"),
+        (["track.dynamics.every=often"], "track.dynamics.every='often' is not a duration"),
         (["checkpoint.early=[0,-1]"], "steps of 0 or more"),
         (["checkpoint.keep=0"], "checkpoint.keep=0"),
         (["run.name=a/b"], "cannot name a folder"),
@@ -62,6 +71,27 @@ def demo(*overrides: str) -> RunConfig:
         (["train.steps=10"], "20 steps, longer than the run of 10 steps"),
         (["schedule.decay=10 steps"], "before the warmup's end at step 20"),
         (["train.micro_batch_size=3"], "16 % 3 = 1. Nearest values of train.global_batch_size: 15 and 18"),
+        (["schedule.kind=wsd", "schedule.decay_length=0%"], "schedule.decay_length='0%' is no share"),
+        (["schedule.kind=wsd", "schedule.decay_length=5"], "Or write a share of the run: '20%'."),
+        (["schedule.kind=wsd", "schedule.decay_shape=sqrt"], "Did you mean 1-sqrt? Allowed: linear, cosine,"),
+        (
+            ["schedule.kind=wsd", "schedule.decay_shape=exponential", "schedule.min_learning_rate=0"],
+            "falls by equal factors",
+        ),
+        (
+            ["schedule.kind=wsd", "schedule.decay_length=221 steps"],
+            "begins at token 77824, before the end of schedule.warmup='20 steps' at token 81920. Use at most '901120",
+        ),
+        (["schedule.kind=wsd", "schedule.decay_length=300 steps"], "begins at token 0, before the end"),
+        (["schedule.kind=multi_step", "schedule.step_shares=[0.5]"], "have 1 and 2 entries"),
+        (["schedule.kind=multi_step", "schedule.step_shares=[0.9,0.8]"], "must rise"),
+        (["schedule.kind=multi_step", "schedule.step_shares=[0.8,1.0]"], "between 0 and 1"),
+        (["schedule.kind=multi_step", "schedule.step_factors=[0.1,0.316]"], "must fall"),
+        (["schedule.kind=multi_step", "schedule.step_shares=[0.05,0.5]"], "begin at token 49152 of 983040"),
+        (["optimizer.z_loss=-1"], "optimizer.z_loss=-1.0 is out of range"),
+        (["train.batch_ramp=[{until: 9 steps, global_batch_size: 0}]"], "batch_ramp[0].global_batch_size=0"),
+        (["train.batch_ramp=[{until: 9, global_batch_size: 4}]"], "train.batch_ramp[0].until='9' is not a duration"),
+        (["train.batch_ramp=[{until: 0 steps, global_batch_size: 4}]"], "is not after the stage's begin at step 0"),
         (["data.sources={}"], "data.sources is empty"),
         (["data.sources.wbe.weight=2"], "data.sources.wbe has no paths. Did you mean web?"),
         (["data.sources.web.weight=-1"], "data.sources.web.weight=-1.0 must be 0 or more"),
@@ -99,6 +129,27 @@ def test_the_world_size_is_only_judged_when_it_is_known() -> None:
     check(config, None)
     with pytest.raises(ConfigError, match=r"4 x 3 = 12; 16 % 12 = 4\. Nearest .*: 12 and 24\."):
         check(config, 3)
+
+
+RAMP = "train.batch_ramp=[{until: 10 steps, global_batch_size: 2}, {until: 40k tokens, global_batch_size: 6}]"
+
+
+def test_every_batch_of_a_ramp_must_fit_the_world() -> None:
+    check(demo(RAMP, "train.micro_batch_size=1"), 2)
+    with pytest.raises(ConfigError) as caught:
+        check(demo(RAMP, "train.micro_batch_size=4"), 2)
+    assert [problem.split(" ")[0] for problem in caught.value.problems] == [
+        "train.batch_ramp[0].global_batch_size=2",
+        "train.batch_ramp[1].global_batch_size=6",
+    ]
+    assert "6 % 8 = 6. Nearest values of train.batch_ramp[1].global_batch_size: 8" in caught.value.problems[1]
+
+
+def test_a_ramp_makes_a_run_of_as_many_tokens_longer() -> None:
+    without = demo("train.steps=null", "train.tokens=983040")
+    config = demo("train.steps=null", "train.tokens=983040", RAMP)
+    assert config.total_steps > without.total_steps
+    assert config.total_tokens - 983040 in range(config.batch_sizes.full_step_tokens)
 
 
 def test_warmup_in_tokens_is_compared_in_steps() -> None:

@@ -36,7 +36,7 @@ def composed(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[list[st
 def test_a_step_shows_the_samples_it_trained_on(config: RunConfig) -> None:
     prepared = ensure_prepared(config, run_root=Path(config.run.dir))
     streams = {name: source.train for name, source in prepared.sources.items()}
-    loader = BatchLoader(sample_order(config, prepared), streams, global_batch_size=8, micro_batch_size=8)
+    loader = BatchLoader(sample_order(config, prepared), streams, batch_sizes=config.batch_sizes, micro_batch_size=8)
     rows = loader.batch(16).tokens_MBT[0]
     shown = list(show_step(config, prepared, step=3))
     assert [s.sample for s in shown] == list(range(16, 24))

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
 from pretrain.data.loader import BatchLoader, sample_order
 from pretrain.data.prepare import PreparedData, ensure_prepared
 from pretrain.errors import ConfigError
+from pretrain.units import Duration
 
 
 @pytest.fixture
@@ -19,8 +21,16 @@ def prepared(config: RunConfig) -> PreparedData:
     return ensure_prepared(config, run_root=Path(config.run.dir))
 
 
-def make_loader(config: RunConfig, prepared: PreparedData, **changes: int) -> BatchLoader:
-    options = {"global_batch_size": 8, "micro_batch_size": 2, "dp_rank": 0, "dp_size": 1, **changes}
+RAMP = BatchSizes.ramp(
+    [(Duration(3, "steps"), 2), (Duration(14 * 32, "tokens"), 4)], global_batch_size=8, sequence_length=32
+)  # first samples 0 2 4 | 6 10 | 14 22 30 …
+
+
+def make_loader(
+    config: RunConfig, prepared: PreparedData, *, batch_sizes: BatchSizes | None = None, **changes: int
+) -> BatchLoader:
+    options = {"micro_batch_size": 2, "dp_rank": 0, "dp_size": 1, **changes}
+    options["batch_sizes"] = batch_sizes or BatchSizes.constant(8, sequence_length=32)
     streams = {name: source.train for name, source in prepared.sources.items()}
     return BatchLoader(sample_order(config, prepared), streams, **options)
 
@@ -58,7 +68,7 @@ def test_source_tokens_are_those_of_the_global_batch_on_every_rank(config: RunCo
 
 
 def test_a_batch_larger_than_an_epoch_is_read_across_epochs(config: RunConfig, prepared: PreparedData) -> None:
-    batch = make_loader(config, prepared, global_batch_size=4096).batch(10**6)
+    batch = make_loader(config, prepared, batch_sizes=BatchSizes.constant(4096, sequence_length=32)).batch(10**6)
     assert batch.tokens_MBT.shape == (2048, 2, 33)
     assert np.array_equal(batch.tokens_MBT[:4].reshape(8, 33), expected_samples(config, prepared, 10**6, 8))
 
@@ -70,6 +80,42 @@ def test_iterating_gives_the_batches_one_after_another_from_anywhere(config: Run
             batch = next(batches)
             assert batch.first_sample == first
             assert np.array_equal(batch.tokens_MBT, loader.batch(first).tokens_MBT)
+
+
+def test_a_ramp_cuts_the_same_samples_into_other_batches(config: RunConfig, prepared: PreparedData) -> None:
+    expected = expected_samples(config, prepared, 0, 30)
+    for dp in (1, 2):
+        read = np.full_like(expected, -1)
+        for rank in range(dp):
+            loader = make_loader(config, prepared, batch_sizes=RAMP, micro_batch_size=1, dp_rank=rank, dp_size=dp)
+            with loader.iterate(0) as batches:
+                for first, size in ((0, 2), (2, 2), (4, 2), (6, 4), (10, 4), (14, 8), (22, 8)):
+                    batch = next(batches)
+                    assert (batch.first_sample, batch.num_samples) == (first, size)
+                    assert batch.tokens_MBT.shape == (size // dp, 1, 33)
+                    assert sum(batch.source_tokens.values()) == size * 32
+                    read[first + rank : first + size : dp] = batch.tokens_MBT[:, 0]
+        assert np.array_equal(read, expected)
+
+
+def test_a_ramp_resumed_at_any_step_reads_the_same_batches(config: RunConfig, prepared: PreparedData) -> None:
+    loader = make_loader(config, prepared, batch_sizes=RAMP)
+    with loader.iterate(0) as batches:
+        whole = [next(batches) for _ in range(9)]
+    for step in range(9):
+        with loader.iterate(RAMP.samples(step)) as batches:
+            for batch in whole[step:]:
+                again = next(batches)
+                assert again.first_sample == batch.first_sample
+                assert np.array_equal(again.tokens_MBT, batch.tokens_MBT)
+
+
+def test_every_batch_of_a_ramp_must_divide(config: RunConfig, prepared: PreparedData) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_loader(config, prepared, batch_sizes=RAMP, micro_batch_size=8)
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        "train.global_batch_size=2", "train.global_batch_size=4",
+    ]  # fmt: skip
 
 
 def test_closing_ends_the_thread_and_the_iteration(config: RunConfig, prepared: PreparedData) -> None:

@@ -23,11 +23,22 @@ def test_validation_names_are_parsed_back() -> None:
         (names.validation_bits_per_byte("web"), "bits/byte"),
         (names.source_tokens("stories"), "tokens"),
         (names.probe_name("knowledge", "arc", "acc"), ""),
+        (names.DYNAMICS_OUTPUT_ENTROPY, "nats"),
+        (names.dynamics("grad_norm", layer=3, group="attention_qkv"), ""),
+        (names.dynamics("second_moment_norm", group="embedding"), ""),
+        (names.dynamics("activation_rms", layer=3), ""),
     ],
 )
 def test_every_name_has_a_meaning(name: str, unit: str) -> None:
     found = names.meaning(name)
     assert found is not None and found.unit == unit and found.description
+
+
+def test_names_of_layers_sort_by_layer() -> None:
+    assert names.dynamics("grad_norm", layer=3, group="mlp_in") == "dynamics/layer_003/mlp_in/grad_norm"
+    assert names.dynamics("weight_norm", group="embedding") == "dynamics/embedding/weight_norm"
+    sorts = [names.dynamics("activation_rms", layer=layer) for layer in range(120)]
+    assert sorts == sorted(sorts)
 
 
 def test_every_constant_is_in_the_table() -> None:
