@@ -18,6 +18,7 @@ class EngineConfig:
     bucket_size: int | None = None
     """Parameters per communication bucket; null is Megatron-core's own choice."""
     recompute: str = "none"
-    """Activations computed again in backward to save memory: `none`, `selective` (attention) or `full` (each layer)."""
+    """Activations computed again in backward to save memory: `none`, `full` (each layer is kept as its input alone) or
+    `selective` (core attention; with fused attention there are no scores to drop, so it saves next to nothing)."""
     timeout_minutes: int = 30
     """A collective that waits longer than this ends the job with an error."""
