@@ -80,7 +80,7 @@ def test_the_same_command_again_changes_nothing(whole: Path, folder: Path) -> No
     assert {name: (whole / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_a_random_step_and_started_again_is_bitwise_the_same(folder: Path, whole: Path, seed: int) -> None:
     name, log = f"killed{seed}", folder / f"killed{seed}.log"
     directory, arguments = folder / "runs" / name, runs.overrides(folder, name)
@@ -217,6 +217,7 @@ def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path)
     assert not (folder / "runs" / "bad").exists()
 
 
+@pytest.mark.slow
 def test_an_unknown_task_stops_the_run_before_training(folder: Path) -> None:
     suite = folder / "unknown.yaml"
     suite.write_text("tasks:\n  - {task: fineline_blimpp, domain: linguistics}\n")

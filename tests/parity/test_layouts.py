@@ -186,13 +186,20 @@ def _validates_alike(ranks: list[dict[str, Any]], layout: Layout, single: Any) -
         np.testing.assert_allclose(result["validation"], single[same.name]["validation"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["DP2, distributed optimizer, overlapped", "TP2, sequence parallel", "PP2 x VPP2", "CP2"]
-)
-def test_scoring_during_training_leaves_every_weight_bitwise_the_same(name: str, double: Any) -> None:
-    layout = next(layout for layout in LAYOUTS[2] if layout.name == name)
-    scored = run_ranks("tests.parity.workers:train", 2, [Layout(**{**vars(layout), "score": True})])
-    for quiet, disturbed in zip(double[name], scored, strict=True):
-        assert quiet["losses"] == disturbed[0]["losses"]
-        for (*_, expected), (*_, got) in zip(quiet["weights"], disturbed[0]["weights"], strict=True):
+SCORED = ["DP2, distributed optimizer, overlapped", "TP2, sequence parallel", "PP2 x VPP2", "CP2"]
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[str, list[dict[str, Any]]]:
+    """Trained like `double`, and scored every five steps."""
+    layouts = [Layout(**{**vars(layout), "score": True}) for layout in LAYOUTS[2] if layout.name in SCORED]
+    ranks = run_ranks("tests.parity.workers:train", 2, layouts)
+    return {per_rank[0]["name"]: list(per_rank) for per_rank in zip(*ranks, strict=True)}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_scoring_during_training_leaves_every_weight_bitwise_the_same(name: str, double: Any, scored: Any) -> None:
+    for quiet, disturbed in zip(double[name], scored[name], strict=True):
+        assert quiet["losses"] == disturbed["losses"]
+        for (*_, expected), (*_, got) in zip(quiet["weights"], disturbed["weights"], strict=True):
             assert np.array_equal(expected, got)

@@ -5,7 +5,7 @@ import sys
 
 def test_a_save_killed_at_any_call_to_the_disk_leaves_only_whole_checkpoints(tmp_path):
     command = [sys.executable, "-m", "tests.unit.checkpoint.kill_driver", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) > 40 and [row["killed"] for row in rows] == [True] * (len(rows) - 1) + [False]
