@@ -127,7 +127,7 @@ def test_two_processes_run_and_their_exit_code_is_kept(code: int, no_gpus: Path)
         cwd=no_gpus,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == code, done.stderr
@@ -154,7 +154,7 @@ def test_usr1_to_the_whole_step_reaches_the_trainers_and_not_their_launcher(no_g
     trainers = subprocess.run(["pgrep", "-P", str(step.pid)], capture_output=True, text=True, check=True).stdout.split()
     for pid in [step.pid, *map(int, trainers)]:
         os.kill(pid, signal.SIGUSR1)
-    _, errors = step.communicate(timeout=60)
+    _, errors = step.communicate(timeout=300)
     assert step.returncode == 75, errors
 
 

@@ -64,7 +64,7 @@ def visit(page: Path, folder: Path, *flags: str) -> Visit:
             "--virtual-time-budget=15000", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
             *flags, page.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     requested = sorted({url for line in log.read_text().splitlines() if (url := _requested_by_page(line))})

@@ -79,7 +79,7 @@ def scattered(state: State, world_size: int, seed: int) -> list[list[Chunk]]:
 
 def run_ranks(world_size: int, work: Callable[[int, Callable[[], object]], Any]) -> list[Any]:
     """Calls `work(rank, barrier)` on one thread per rank; returns what each returned or raised."""
-    barrier, results = threading.Barrier(world_size, timeout=30), [None] * world_size
+    barrier, results = threading.Barrier(world_size, timeout=120), [None] * world_size
 
     def call(rank: int) -> None:
         try:

@@ -256,7 +256,7 @@ def test_processes_that_prepare_at_once_end_with_one_folder(config: RunConfig) -
     processes = [context.Process(target=_prepare_and_report, args=(config, report)) for _ in range(4)]
     for process in processes:
         process.start()
-    found = {report.get(timeout=60) for _ in processes}
+    found = {report.get(timeout=300) for _ in processes}
     for process in processes:
         process.join()
     assert len(found) == 1
