@@ -20,5 +20,8 @@ class EngineConfig:
     recompute: str = "none"
     """Activations computed again in backward to save memory: `none`, `full` (each layer is kept as its input alone) or
     `selective` (core attention; with fused attention there are no scores to drop, so it saves next to nothing)."""
+    transformer_engine: bool = False
+    """Linear layers and norms of TransformerEngine, which must be installed, instead of torch's; needs a GPU. Attention
+    stays ours: scoring gives it token trees, which TransformerEngine's does not take."""
     timeout_minutes: int = 30
     """A collective that waits longer than this ends the job with an error."""

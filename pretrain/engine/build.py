@@ -5,6 +5,7 @@ What an engine cannot combine is refused here, before its package is imported an
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from pretrain.config.run import RunConfig
@@ -13,6 +14,22 @@ from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
+
+
+def check_machine(config: RunConfig) -> list[str]:
+    """What this machine lacks for the chosen options; empty when it can run them. Loads torch."""
+    if not config.engine.transformer_engine:
+        return []
+    import torch
+
+    if importlib.util.find_spec("transformer_engine") is None:
+        lacks = "the package transformer_engine is not installed in this environment"
+        remedy = "Install `transformer-engine[pytorch]` for this CUDA version"
+    elif not torch.cuda.is_available():
+        lacks, remedy = "its kernels need a CUDA device, and this machine shows none", "Run where there is one"
+    else:
+        return []
+    return [f"engine.transformer_engine=true: {lacks}. {remedy}, or set it to false."]
 
 
 def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -97,22 +100,41 @@ def build_chunks(config: RunConfig, spec: ModelSpec, megatron: TransformerConfig
 
     Every rank calls it after the process groups exist.
     """
-    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.submodules.core_attention = CoreAttention
+    layer, norm = _layer_spec(config.engine.transformer_engine)
     virtual = config.parallel.virtual_pipeline
     stages: list[int | None] = list(range(virtual)) if virtual > 1 else [None]
-    return [_build_chunk(config, spec, megatron, layer, stage) for stage in stages]
+    return [_build_chunk(config, spec, megatron, layer, norm, stage) for stage in stages]
+
+
+def _layer_spec(transformer_engine: bool) -> tuple[ModuleSpec, type]:
+    """Megatron's specification of a layer, and the norm after the last one.
+
+    Both specifications hold the same parameters under the same names in checkpoints; attention is ours in both.
+    """
+    if transformer_engine:
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        layer, norm = get_gpt_layer_with_transformer_engine_spec(), TENorm  # norms are part of the Linears they feed
+    else:
+        layer, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
+        layer.submodules.input_layernorm = norm
+        layer.submodules.pre_mlp_layernorm = norm
+    layer.submodules.self_attention.submodules.core_attention = CoreAttention
+    return layer, norm
 
 
 def _build_chunk(
-    config: RunConfig, spec: ModelSpec, megatron: TransformerConfig, layer: ModuleSpec, stage: int | None
+    config: RunConfig,
+    spec: ModelSpec,
+    megatron: TransformerConfig,
+    layer: ModuleSpec,
+    norm: type,
+    stage: int | None,
 ) -> LlamaModel:
     layers = get_num_layers_to_build(megatron, vp_stage=stage)
     chunk = LlamaModel(
         megatron,
-        TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=RMSNorm),
+        TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm),
         vocab_size=spec.padded_vocab_size,
         max_sequence_length=config.train.sequence_length,
         position_embedding_type="rope",

@@ -1,14 +1,15 @@
-"""The same parity as on CPU, on one GPU: fp32 with TF32 off and on, and bf16 with fp32 master weights."""
+"""The same parity as on CPU, on one GPU: fp32 with TF32 off and on, bf16 with fp32 masters, TransformerEngine."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.parity.test_layouts import reference
+from tests.parity.test_layouts import reference, reference_bf16
 from tests.parity.workers import Layout
 from tests.support.ranks import run_ranks
 
@@ -27,10 +28,25 @@ def results() -> dict[str, dict[str, Any]]:
     return {result["name"]: result for result in found}
 
 
-# fp32 differs in summation order only. TF32 keeps 10 bits of mantissa in products, bf16 7 in everything but the
-# master weights: losses around 7 nats then agree to about 1e-3 of themselves at most, half of that in practice.
-@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-5), ("tf32", 5e-4), ("bf16", 5e-4)])
+# fp32 differs in summation order only. TF32 keeps 10 bits of mantissa in products: losses around 7 nats then agree to
+# about 1e-3 of themselves at most, half of that in practice.
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-5), ("tf32", 5e-4)])
 def test_one_gpu_trains_like_hugging_face_in_fp32(name: str, tolerance: float, results: Any) -> None:
     layout = next(layout for layout in LAYOUTS if layout.name == name)
     oracle = reference(layout, results[name]["start"])
     np.testing.assert_allclose(results[name]["losses"], oracle["losses"], rtol=tolerance)
+
+
+def test_one_gpu_trains_like_hugging_face_in_bf16(results: Any) -> None:
+    oracle = reference_bf16(LAYOUTS[2], results["bf16"]["start"])
+    np.testing.assert_allclose(results["bf16"]["losses"], oracle["losses"], rtol=5e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformer_engine") is None, reason="needs transformer_engine")
+@pytest.mark.parametrize(("compute", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-4)])
+def test_transformer_engine_trains_and_validates_like_the_local_layers(compute: str, tolerance: float) -> None:
+    layouts = [Layout(str(te), compute=compute, transformer_engine=te) for te in (False, True)]
+    local, te = run_ranks("tests.parity.workers:train", 1, layouts)[0]
+    np.testing.assert_allclose(te["losses"], local["losses"], rtol=tolerance)
+    np.testing.assert_allclose(te["validation"], local["validation"], rtol=tolerance)
+    assert [part[0] for part in te["weights"]] == [part[0] for part in local["weights"]], "keys in checkpoints"

@@ -41,6 +41,7 @@ class Layout:
     decay: str = "all"
     recompute: str = "none"
     z_loss: float = 0.0
+    transformer_engine: bool = False
     score: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +73,7 @@ def configuration(layout: Layout) -> RunConfig:
     config.optimizer.decay = layout.decay
     config.optimizer.z_loss = layout.z_loss
     config.engine.recompute = layout.recompute
+    config.engine.transformer_engine = layout.transformer_engine
     return config
 
 

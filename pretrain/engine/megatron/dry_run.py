@@ -7,6 +7,7 @@ against arithmetic from the sizes alone. Nothing here trains or communicates.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,8 +68,10 @@ def build_shard(config: RunConfig, spec: ModelSpec, *, rank: int, world_size: in
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     try:
         groups.start(config)
+        # TransformerEngine's layers hold the same parameters, but need a GPU to be built.
+        plain = dataclasses.replace(config, engine=dataclasses.replace(config.engine, transformer_engine=False))
         with _OnMeta():
-            chunks = build_chunks(config, spec, transformer_config(config, spec))
+            chunks = build_chunks(plain, spec, transformer_config(plain, spec))
         parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
         assert all(parameter.is_meta for parameter in parameters), "a parameter was given memory"
         return Shard(
