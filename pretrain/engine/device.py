@@ -3,7 +3,7 @@
 Megatron-core 0.16 names "cuda" literally in tensor factories, asks `torch.cuda` for a device and for random
 state, and recognises fp32 gradients by the string 'torch.cuda.FloatTensor'. Where CUDA is present nothing is
 touched. Where it is absent, `prepare_device` applies the shims below, once per process; each names what it
-replaces, why, and who upstream needs it, and `tests/contracts/test_device_seam.py` fails when one vanishes.
+replaces, why, and who upstream needs it, and `tests/contracts/test_megatron_names.py` fails when one vanishes.
 """
 
 from __future__ import annotations
@@ -99,6 +99,13 @@ SHIMS: tuple[Shim, ...] = (
         "called around timers and p2p",
         "pipeline_parallel/schedules.py",
         lambda _: lambda *a: None,
+    ),
+    Shim(
+        "torch.cuda",
+        "current_stream",
+        "gradient buckets ask for it from 0.17 on, to wait for CUDA graphs",
+        "distributed/param_and_grad_buffer.py",
+        lambda _: lambda *a: torch.cpu.current_stream(),
     ),
     Shim("torch.cuda", "get_rng_state", "CUDA generator", _RANDOM, lambda _: _get_cpu_rng),
     Shim("torch.cuda", "set_rng_state", "CUDA generator", _RANDOM, lambda _: _set_cpu_rng),
