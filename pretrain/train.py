@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.calendar import save_steps
-from pretrain.checkpoint.huggingface import HuggingFaceSource, export_checkpoint
+from pretrain.checkpoint.huggingface import export_checkpoint
+from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, newest_valid
@@ -27,7 +28,7 @@ from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.prepare import PreparedData, ensure_prepared, open_prepared
 from pretrain.directory import CHECKPOINTS, EXPORTS, claim
 from pretrain.engine.base import Engine
-from pretrain.engine.build import build_engine, check_capabilities
+from pretrain.engine.build import build_engine, check_capabilities, check_machine
 from pretrain.engine.job import Job, environment_world_size
 from pretrain.engine.layout import ParallelLayout
 from pretrain.errors import CheckpointError, ConfigError
@@ -60,7 +61,7 @@ def train(config: RunConfig) -> int:
         FinelineError: whatever the user can mend.
     """
     check(config, environment_world_size())
-    problems = check_capabilities(config, world_size=environment_world_size())
+    problems = [*check_capabilities(config, world_size=environment_world_size()), *check_machine(config)]
     if problems:
         raise ConfigError(problems)
     suite = load_suite(config.probe.suite) if config.probe.mode == "inline" else None
@@ -241,20 +242,23 @@ def _checkpoint_meta(parts: _Parts) -> CheckpointMeta:
 
 
 def _after_publication(parts: _Parts) -> Callable[[Path], None]:
-    """Exports and retention, on the thread that wrote the checkpoint."""
+    """Export and retention, on the thread that wrote the checkpoint; a refused export must not fill the disk."""
     config = parts.config
 
     def act(checkpoint: Path) -> None:
         reader = CheckpointReader(checkpoint)
         is_last = reader.manifest.step == config.total_steps
-        if config.checkpoint.export == "all" or (config.checkpoint.export == "last" and is_last):
-            export_checkpoint(
-                reader,
-                parts.directory / EXPORTS / checkpoint.name,
-                tokenizer_model=parts.data.directory / TOKENIZER_NAME,
-                add_bos=config.tokenizer.add_bos,
-            )
-        retain(checkpoint.parent, keep=config.checkpoint.keep)
+        try:
+            if config.checkpoint.export == "all" or (config.checkpoint.export == "last" and is_last):
+                export_checkpoint(
+                    reader,
+                    parts.directory / EXPORTS / checkpoint.name,
+                    tokenizer_model=parts.data.directory / TOKENIZER_NAME,
+                    add_bos=config.tokenizer.add_bos,
+                    tolerance=config.checkpoint.export_tolerance,
+                )
+        finally:
+            retain(checkpoint.parent, keep=config.checkpoint.keep)
 
     return act
 

@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
             command.add_argument("--add-bos", action="store_true", help="the tokenizer puts <s> before a text")
             command.add_argument("--card", default="", help="Markdown for the model card")
+            text = "refuse where a log-probability is further from the live model's; by precision if not given"
+            command.add_argument("--tolerance", type=float, default=None, metavar="NATS", help=text)
     return parser
 
 
@@ -100,6 +102,7 @@ def _inspect(options: argparse.Namespace) -> int:
         "config_hash": meta.config_hash,
         "identity_hash": meta.identity_hash,
         "tokenizer": meta.tokenizer_fingerprint,
+        "reference": "none" if meta.reference is None else f"live model, {meta.reference.compute} compute",
         **{f"run.{name}": value for name, value in meta.run_state.items()},
         **{f"model.{name}": value for name, value in meta.model.to_dict().items()},
         **{f"layout.{name}": value for name, value in meta.layout.items()},
@@ -115,15 +118,17 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    out = export_checkpoint(
+    exported = export_checkpoint(
         CheckpointReader(options.path),
         options.out,
         tokenizer_model=options.tokenizer,
         dtype=options.dtype,
         add_bos=options.add_bos,
         card=options.card,
+        tolerance=options.tolerance,
     )
-    print(f"Exported to {out}")
+    print(f"Exported to {exported.folder}")
+    print(exported.parity or "Parity was not measured: the checkpoint holds no answers of the live model.")
     return 0
 
 

@@ -1,34 +1,47 @@
-"""Hugging Face folders: a checkpoint out as `LlamaForCausalLM`, and such a model in.
+"""A checkpoint out as a Hugging Face folder, for `LlamaForCausalLM`; the way in is `huggingface_source.py`.
 
-Both ways are streamed, one tensor or one shard in memory at a time. An export is written beside its place and
-renamed, so a folder that has the final name is complete.
+Weights are streamed, one shard in memory at a time. An export is written beside its place, held against what the
+live model said (`parity.py`), and renamed: a folder that has the final name is complete and says the same.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pretrain.checkpoint.huggingface_source import INDEX, SINGLE
+from pretrain.checkpoint.parity import Parity, measure_parity
 from pretrain.checkpoint.reader import CheckpointReader
+from pretrain.checkpoint.reference import VERSION, Reference
 from pretrain.checkpoint.shards import fsync_path
-from pretrain.checkpoint.source import TensorSource
 from pretrain.checkpoint.tokenizer_files import SentencePieceModel, read_sentencepiece, write_tokenizer_files
 from pretrain.errors import CheckpointError
-from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, megatron_tensor, to_huggingface
+from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, to_huggingface
 from pretrain.model.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A folder that has been published.
+
+    Attributes:
+        folder: where it lies.
+        parity: how far it is from the live model; None where there was no reference to measure against.
+    """
+
+    folder: Path
+    parity: Parity | None
 
 
 def huggingface_weights(reader: CheckpointReader) -> Iterator[tuple[str, Tensor]]:
@@ -52,8 +65,9 @@ def export_checkpoint(
     add_bos: bool = False,
     card: str = "",
     max_shard_bytes: int = 4 * 10**9,
-) -> Path:
-    """Exports the weights of a checkpoint; see `export_weights` for arguments and errors."""
+    tolerance: float | None = None,
+) -> Export:
+    """Exports a checkpoint's weights, held against its reference; see `export_weights` for arguments and errors."""
     meta = reader.manifest.meta
     return export_weights(
         huggingface_weights(reader),
@@ -65,6 +79,8 @@ def export_checkpoint(
         add_bos=add_bos,
         card=card or f"Step {reader.manifest.step:_}, {meta.run_state.get('tokens', 0):_} tokens.",
         max_shard_bytes=max_shard_bytes,
+        reference=meta.reference,
+        tolerance=tolerance,
     )
 
 
@@ -79,7 +95,9 @@ def export_weights(
     add_bos: bool = False,
     card: str = "",
     max_shard_bytes: int = 4 * 10**9,
-) -> Path:
+    reference: Reference | None = None,
+    tolerance: float | None = None,
+) -> Export:
     """Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load. Call it on one rank.
 
     Args:
@@ -92,12 +110,12 @@ def export_weights(
         add_bos: the tokenizer puts `<s>` before a text, as it was in training.
         card: Markdown added to the model card.
         max_shard_bytes: size of a weights file, and memory needed; a larger tensor gets a file of its own.
-
-    Returns:
-        `out`.
+        reference: what the live model said; None, or one of another version, leaves parity unmeasured.
+        tolerance: largest difference from it, in nats of log-probability; None goes by precision and spread.
 
     Raises:
-        CheckpointError: weights or tokenizer are not the model's, or the disk refused; `out` is as it was.
+        CheckpointError: weights or tokenizer are not the model's, the files do not say what the live model said, or
+            the disk refused; `out` is as it was.
         TokenizerError: the tokenizer cannot be read.
     """
     if dtype not in DTYPES:
@@ -114,7 +132,9 @@ def export_weights(
         _write_weights(_converted(weights, spec, DTYPES[dtype]), temporary, max_shard_bytes)
         exact = write_tokenizer_files(tokenizer_model, temporary, add_bos=add_bos)
         _write_configs(temporary, spec, tokenizer, sequence_length, dtype)
-        (temporary / "README.md").write_text(_card(out.name, spec, sequence_length, dtype, card, exact), "utf-8")
+        parity = _parity(temporary, out, spec, reference, dtype, tolerance)
+        text = _card(out.name, spec, sequence_length, dtype, card, exact, parity)
+        (temporary / "README.md").write_text(text, "utf-8")
         for path in (*temporary.iterdir(), temporary):
             fsync_path(path)
         _replace(temporary, out)
@@ -124,76 +144,18 @@ def export_weights(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return out
+    return Export(out, parity)
 
 
-class HuggingFaceSource(TensorSource):
-    """A Hugging Face LLaMA folder, read as Megatron tensors; one tensor is held at a time. Each rank opens its own."""
-
-    def __init__(self, folder: Path, spec: ModelSpec) -> None:
-        """Opens the folder; weights are mapped when they are read.
-
-        Args:
-            folder: has `config.json` and safetensors weights, whole or sharded.
-            spec: the model it must be.
-
-        Raises:
-            CheckpointError: the folder holds another model, or no safetensors weights.
-        """
-        self.path, self._spec = folder, spec
-        config = _json_object(folder / "config.json")
-        problems = _config_problems(config, spec)
-        if problems:
-            raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
-        self._file_of: dict[str, str] | None = None
-        if (folder / _INDEX).exists():
-            file_of = _json_object(folder / _INDEX).get("weight_map")
-            if not isinstance(file_of, dict):
-                raise CheckpointError(f"{folder / _INDEX} has no weight_map. Download or export the model again.")
-            self._file_of = file_of
-        elif not (folder / _SINGLE).exists():
-            raise CheckpointError(f"{folder} has no safetensors weights. Save it with save_pretrained of transformers.")
-        self._opened: dict[str, Any] = {}
-        self._held: tuple[str, np.ndarray] | None = None
-
-    def shape(self, key: str) -> tuple[int, ...]:  # noqa: D102 - see TensorSource
-        shapes = megatron_shapes(self._spec)
-        if canonical_key(key) not in shapes:
-            raise CheckpointError(f"{self.path} has no tensor {key!r}: it is another model.")
-        return shapes[canonical_key(key)]
-
-    def region(self, key: str, kind: str, offset: Sequence[int], out: np.ndarray) -> None:  # noqa: D102
-        if kind != "param":
-            raise CheckpointError(f"{self.path} holds weights only, not {kind}: it can start a run, not resume one.")
-        if self._held is None or self._held[0] != key:
-            self._held = (key, megatron_tensor(key, self._get, self._spec).numpy())
-        out[...] = self._held[1][tuple(slice(o, o + e) for o, e in zip(offset, out.shape, strict=True))]
-
-    def _get(self, name: str) -> Tensor:
-        file = _SINGLE if self._file_of is None else str(self._file_of.get(name, ""))
-        if not file.endswith(".safetensors") or Path(file).name != file:
-            raise CheckpointError(f"{self.path} has no tensor {name!r}. Its model differs, or files are missing.")
-        try:
-            if file not in self._opened:
-                self._opened[file] = safe_open(self.path / file, "pt")
-            tensor: Tensor = self._opened[file].get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.path / file}: {name} cannot be read: {error}.") from error
-        return tensor.float()
-
-
-def import_huggingface(folder: Path, spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
-    """Reads a Hugging Face LLaMA model as Megatron tensors, one at a time.
-
-    Yields:
-        (Megatron key, fp32 tensor of its global shape) in `megatron_shapes` order.
-
-    Raises:
-        CheckpointError: the folder holds another model, lacks a tensor, or cannot be read.
-    """
-    source = HuggingFaceSource(folder, spec)
-    for key in megatron_shapes(spec):
-        yield key, megatron_tensor(key, source._get, spec)
+def _parity(
+    folder: Path, out: Path, spec: ModelSpec, reference: Reference | None, dtype: str, tolerance: float | None
+) -> Parity | None:
+    if reference is None or reference.version != VERSION:
+        return None
+    try:
+        return measure_parity(folder, spec, reference, dtype=dtype, tolerance=tolerance)
+    except CheckpointError as error:
+        raise CheckpointError(f"{out} was not exported: {error} The checkpoint is untouched.") from error
 
 
 def _converted(
@@ -232,13 +194,13 @@ def _write_weights(weights: Iterable[tuple[str, Tensor]], folder: Path, max_shar
         total_bytes += tensor.nbytes
     flush()
     if num_files == 1:
-        (folder / "1.tmp").rename(folder / _SINGLE)
+        (folder / "1.tmp").rename(folder / SINGLE)
         return
     names = {number: f"model-{number:05d}-of-{num_files:05d}.safetensors" for number in range(1, num_files + 1)}
     for number, name in names.items():
         (folder / f"{number}.tmp").rename(folder / name)
     weight_map = {name: names[number] for name, number in file_of.items()}
-    _write_json(folder / _INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    _write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
 def _write_configs(
@@ -252,7 +214,10 @@ def _write_configs(
     _write_json(folder / "generation_config.json", generation)
 
 
-def _card(name: str, spec: ModelSpec, sequence_length: int, dtype: str, extra: str, exact: bool) -> str:
+def _card(
+    name: str, spec: ModelSpec, sequence_length: int, dtype: str, extra: str, exact: bool, parity: Parity | None
+) -> str:
+    said = f"Parity: {parity}." if parity else "Parity with the live model was not measured: there is no reference."
     note = (
         ""
         if exact
@@ -269,7 +234,7 @@ pipeline_tag: text-generation
 
 A LLaMA-style base model: {spec.num_parameters:_} parameters, {spec.num_layers} layers, width {spec.hidden_size},
 {spec.num_attention_heads} heads, {spec.num_query_groups} key/value heads, vocabulary {spec.vocab_size:_}, trained on
-sequences of {sequence_length:_} tokens. Weights are {dtype}.
+sequences of {sequence_length:_} tokens. Weights are {dtype}. {said}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -290,44 +255,6 @@ def _replace(temporary: Path, out: Path) -> None:
     temporary.rename(out)
     fsync_path(out.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _config_problems(config: dict[str, Any], spec: ModelSpec) -> list[str]:
-    wanted = spec.config_json(sequence_length=1)
-    compared = {
-        name: wanted[name]
-        for name in (
-            *("model_type", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
-            *("num_key_value_heads", "rms_norm_eps", "vocab_size", "tie_word_embeddings", "hidden_act"),
-            *("attention_bias", "mlp_bias", "rope_theta"),
-        )
-    }
-    rope = config.get("rope_parameters") or {}  # where transformers 5 writes it
-    found: dict[str, Any] = {
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": 10000.0,
-    }
-    found |= {"num_key_value_heads": config.get("num_attention_heads"), "hidden_act": "silu"}
-    found |= {name: value for name, value in {**config, **rope}.items() if name in compared and value is not None}
-    problems = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in compared.items() if found.get(name) != value
-    ]
-    scaling = rope if rope else config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        problems.append(f"scaled rotary embedding {scaling} is not supported")
-    return problems
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Name a Hugging Face model folder.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object. Name a Hugging Face model folder.")
-    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pretrain.checkpoint.blocks import KINDS
 from pretrain.checkpoint.coverage import Piece, coverage_problem
+from pretrain.checkpoint.reference import Reference
 from pretrain.checkpoint.shards import BYTES_PER_ELEMENT, fsync_path, shard_name, write_text
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.model.spec import ModelSpec
@@ -39,6 +40,7 @@ class CheckpointMeta:
         sequence_length: tokens a sequence is trained on.
         tokenizer_fingerprint: hash of the tokenizer's model file.
         layout: layout, engine and software versions, for the reader of the file; nothing depends on it.
+        reference: what the live model said to fixed prompts, which an export is held against; None if not asked.
     """
 
     optimizer_step: int
@@ -49,6 +51,7 @@ class CheckpointMeta:
     sequence_length: int
     tokenizer_fingerprint: str
     layout: dict[str, Any]
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,14 @@ class Manifest:
     def to_text(self) -> str:
         """The file's text, one line."""
         meta = {name: getattr(self.meta, name) for name in CheckpointMeta.__slots__}
+        meta["model"] = self.meta.model.to_dict()
+        meta["reference"] = None if self.meta.reference is None else self.meta.reference.to_json()
         body = _canonical(
             {
                 "format": FORMAT_VERSION,
                 "step": self.step,
                 "kinds": self.kinds,
-                "meta": meta | {"model": self.meta.model.to_dict()},
+                "meta": meta,
                 "tensors": self.tensors,
                 "files": [[f.num_elements, f.head_bytes, f.head_digests] for f in self.files],
                 "chunks": [chunk_to_json(c) for c in self.chunks],
@@ -286,11 +291,14 @@ def _meta_from_json(values: dict[str, Any]) -> CheckpointMeta:
         "tokenizer_fingerprint": str,
         "layout": dict,
     }
-    if values.keys() != kinds.keys():
-        raise ValueError(f"meta fields differ: {sorted(values.keys() ^ kinds.keys())}")
+    if values.keys() != kinds.keys() | {"reference"}:
+        raise ValueError(f"meta fields differ: {sorted(values.keys() ^ (kinds.keys() | {'reference'}))}")
     fields = {name: _get(values, name, kind) for name, kind in kinds.items()}
     _count(fields["optimizer_step"], "meta.optimizer_step")
-    return CheckpointMeta(**fields | {"model": ModelSpec.from_dict(fields["model"])})
+    fields["model"] = ModelSpec.from_dict(fields["model"])
+    if values["reference"] is not None:
+        fields["reference"] = Reference.from_json(_get(values, "reference", dict))
+    return CheckpointMeta(**fields)
 
 
 def _canonical(value: Any) -> str:

@@ -19,3 +19,6 @@ class CheckpointConfig:
     """Checkpoints that keep optimizer state; older ones keep weights only. Null keeps everything."""
     export: str = "none"
     """Hugging Face folders: `none`, `last` (at the end of the run) or `all` (at every save)."""
+    export_tolerance: float | None = None
+    """Nats of log-probability by which an export may differ from the live model on fixed prompts; beyond it nothing is
+    published. Null: the spread of log-probabilities (at least 1) times 1e-5 for fp32, 1e-2 for tf32, 3e-2 for bf16."""

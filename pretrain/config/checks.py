@@ -64,6 +64,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.bucket_size": (1, math.inf),
     "engine.timeout_minutes": (1, math.inf),
     "checkpoint.keep": (1, math.inf),
+    "checkpoint.export_tolerance": (0, math.inf),
     "probe.limit": (1, math.inf),
     "probe.tokens_per_row": (1, math.inf),
     "cluster.nodes": (1, math.inf),

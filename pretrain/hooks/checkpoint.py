@@ -1,4 +1,7 @@
-"""Saving: publishes the state of the present step, and reports a save that failed without ending the run."""
+"""Saving: publishes the state of the present step, and reports a save that failed without ending the run.
+
+With the state goes what the live model says to a few fixed prompts, which every later export is held against.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 
 from pretrain.checkpoint.manifest import CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
+from pretrain.checkpoint.reference import take_reference
 from pretrain.errors import CheckpointError
 from pretrain.hooks.base import Run, StepReport
 
@@ -17,7 +21,7 @@ class CheckpointHook:
 
     Args:
         publisher: writes this rank's part.
-        meta: what every manifest of this run says; position and optimizer step are filled in at each save.
+        meta: what every manifest of this run says; position, optimizer step and reference are filled in at each save.
     """
 
     def __init__(self, publisher: Publisher, meta: CheckpointMeta) -> None:
@@ -39,8 +43,17 @@ class CheckpointHook:
         # Rows up to this step must be on disk before a checkpoint exists that a resume would start from.
         run.tracker.commit(durable=True)
         state = run.engine.sharded_state()
+        precision, fp32 = run.config.precision, run.config.precision.compute == "fp32"
         meta = dataclasses.replace(
-            self._meta, run_state=run.state.state_dict(), optimizer_step=run.job.maximum(state.optimizer_step())
+            self._meta,
+            run_state=run.state.state_dict(),
+            optimizer_step=run.job.maximum(state.optimizer_step()),
+            reference=take_reference(
+                run.engine,
+                vocab_size=self._meta.model.vocab_size,
+                multiple=run.config.parallel.tensor,
+                compute="tf32" if fp32 and precision.tf32 else precision.compute,
+            ),
         )
         self._attempt(run, lambda: self._publisher.save(run.state.step, state.chunks(), meta))
         seconds = time.perf_counter() - started

@@ -3,16 +3,19 @@ import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pretrain.checkpoint.huggingface import export_checkpoint, export_weights, huggingface_weights, import_huggingface
+from pretrain.checkpoint.huggingface import export_checkpoint, export_weights, huggingface_weights
+from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.tokenizer_files import read_sentencepiece, write_tokenizer_files
 from pretrain.config.model import ModelConfig
 from pretrain.errors import CheckpointError, TokenizerError
+from pretrain.model.names import megatron_shapes
 from pretrain.model.spec import ModelSpec
 from tests.unit.checkpoint.ranks import make_meta, save, scattered
 
@@ -35,9 +38,19 @@ def _model(spec):
     return model
 
 
+def _imported(folder, spec):
+    """Every Megatron tensor of a Hugging Face folder, read as a run reads it that starts from there."""
+    source, tensors = HuggingFaceSource(folder, spec), {}
+    for key in megatron_shapes(spec):
+        whole = np.empty(source.shape(key), np.float32)
+        source.region(key, "param", (0,) * whole.ndim, whole)
+        tensors[key] = torch.from_numpy(whole)
+    return tensors
+
+
 def _checkpoint(root, spec, folder):
     """A weights-only checkpoint of a Hugging Face folder, scattered over three ranks."""
-    state = {key: {"param": tensor} for key, tensor in import_huggingface(folder, spec)}
+    state = {key: {"param": tensor} for key, tensor in _imported(folder, spec).items()}
     results = save(root, 4, scattered(state, 3, 0), meta=make_meta(4, spec=spec), kinds=("param",))
     return CheckpointReader(results[0])
 
@@ -53,7 +66,8 @@ def test_a_model_comes_back_bitwise_through_a_checkpoint(tmp_path, tokenizer_mod
     model = _model(spec)
     model.save_pretrained(tmp_path / "source", max_shard_size=50_000)
     reader = _checkpoint(tmp_path / "run", spec, tmp_path / "source")
-    out = export_checkpoint(reader, tmp_path / "out", tokenizer_model=tokenizer_model, max_shard_bytes=max_shard_bytes)
+    options = {"tokenizer_model": tokenizer_model, "max_shard_bytes": max_shard_bytes}
+    out = export_checkpoint(reader, tmp_path / "out", **options).folder
     again, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     expected, found = model.state_dict(), again.state_dict()
@@ -78,7 +92,7 @@ def test_bfloat16_is_the_rounded_weight_and_loads_as_such(tmp_path, tokenizer_mo
     weights = list(model.state_dict().items())
     out = export_weights(
         weights, spec, tmp_path / "o", tokenizer_model=tokenizer_model, sequence_length=64, dtype="bfloat16"
-    )
+    ).folder
     again = AutoModelForCausalLM.from_pretrained(out).state_dict()
     assert all(torch.equal(value.bfloat16(), again[name]) for name, value in weights)
 
@@ -87,7 +101,7 @@ def test_an_export_replaces_the_folder_as_a_whole_or_not_at_all(tmp_path, tokeni
     spec = _spec()
     weights = list(_model(spec).state_dict().items())
     options = {"tokenizer_model": tokenizer_model, "sequence_length": 64}
-    out = export_weights(weights, spec, tmp_path / "o", **options)
+    out = export_weights(weights, spec, tmp_path / "o", **options).folder
     (out / "stale").write_text("x")
     for bad, message in ((weights[:-1], "1 weights did not come"), ([*weights, weights[0]], "came twice")):
         with pytest.raises(CheckpointError, match=message):
@@ -121,17 +135,17 @@ def test_a_model_of_another_shape_is_not_imported(tmp_path):
         ({"tie_embeddings": True}, "tie_word_embeddings is False, not True"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            list(import_huggingface(tmp_path / "m", _spec(**fields)))
+            HuggingFaceSource(tmp_path / "m", _spec(**fields))
     (tmp_path / "m" / "model.safetensors").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        list(import_huggingface(tmp_path / "m", spec))
+        _imported(tmp_path / "m", spec)
     (tmp_path / "m" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no safetensors weights"):
-        list(import_huggingface(tmp_path / "m", spec))
+        _imported(tmp_path / "m", spec)
     index = {"weight_map": {"model.embed_tokens.weight": "../secret.safetensors"}}
     (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="no tensor 'model.embed_tokens.weight'"):
-        list(import_huggingface(tmp_path / "m", spec))
+        _imported(tmp_path / "m", spec)
 
 
 def test_weights_are_streamed_in_hugging_face_names(tmp_path):

@@ -1,0 +1,121 @@
+"""A Hugging Face LLaMA folder as a source of weights: what a run starts from, and what the parity gate reads.
+
+Tensors are mapped and read one at a time. Writing such a folder is `huggingface.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pretrain.checkpoint.source import TensorSource
+from pretrain.errors import CheckpointError
+from pretrain.model.names import canonical_key, megatron_shapes, megatron_tensor
+from pretrain.model.spec import ModelSpec
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class HuggingFaceSource(TensorSource):
+    """A Hugging Face LLaMA folder, read as Megatron tensors; one tensor is held at a time. Each rank opens its own."""
+
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        """Opens the folder; weights are mapped when they are read.
+
+        Args:
+            folder: has `config.json` and safetensors weights, whole or sharded.
+            spec: the model it must be.
+
+        Raises:
+            CheckpointError: the folder holds another model, or no safetensors weights.
+        """
+        self.path, self._spec = folder, spec
+        config = _json_object(folder / "config.json")
+        problems = _config_problems(config, spec)
+        if problems:
+            raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
+        self._file_of: dict[str, str] | None = None
+        if (folder / INDEX).exists():
+            file_of = _json_object(folder / INDEX).get("weight_map")
+            if not isinstance(file_of, dict):
+                raise CheckpointError(f"{folder / INDEX} has no weight_map. Download or export the model again.")
+            self._file_of = file_of
+        elif not (folder / SINGLE).exists():
+            raise CheckpointError(f"{folder} has no safetensors weights. Save it with save_pretrained of transformers.")
+        self._opened: dict[str, Any] = {}
+        self._held: tuple[str, np.ndarray] | None = None
+
+    def shape(self, key: str) -> tuple[int, ...]:  # noqa: D102 - see TensorSource
+        shapes = megatron_shapes(self._spec)
+        if canonical_key(key) not in shapes:
+            raise CheckpointError(f"{self.path} has no tensor {key!r}: it is another model.")
+        return shapes[canonical_key(key)]
+
+    def region(self, key: str, kind: str, offset: Sequence[int], out: np.ndarray) -> None:  # noqa: D102
+        if kind != "param":
+            raise CheckpointError(f"{self.path} holds weights only, not {kind}: it can start a run, not resume one.")
+        if self._held is None or self._held[0] != key:
+            self._held = (key, megatron_tensor(key, self.weight, self._spec).numpy())
+        out[...] = self._held[1][tuple(slice(o, o + e) for o, e in zip(offset, out.shape, strict=True))]
+
+    def weight(self, name: str) -> Tensor:
+        """A whole tensor under its Hugging Face name, fp32, on CPU.
+
+        Raises:
+            CheckpointError: it is not there, or cannot be read.
+        """
+        file = SINGLE if self._file_of is None else str(self._file_of.get(name, ""))
+        if not file.endswith(".safetensors") or Path(file).name != file:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}. Its model differs, or files are missing.")
+        try:
+            if file not in self._opened:
+                self._opened[file] = safe_open(self.path / file, "pt")
+            tensor: Tensor = self._opened[file].get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path / file}: {name} cannot be read: {error}.") from error
+        return tensor.float()
+
+
+def _config_problems(config: dict[str, Any], spec: ModelSpec) -> list[str]:
+    wanted = spec.config_json(sequence_length=1)
+    compared = {
+        name: wanted[name]
+        for name in (
+            *("model_type", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+            *("num_key_value_heads", "rms_norm_eps", "vocab_size", "tie_word_embeddings", "hidden_act"),
+            *("attention_bias", "mlp_bias", "rope_theta"),
+        )
+    }
+    rope = config.get("rope_parameters") or {}  # where transformers 5 writes it
+    found: dict[str, Any] = {
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": 10000.0,
+    }
+    found |= {"num_key_value_heads": config.get("num_attention_heads"), "hidden_act": "silu"}
+    found |= {name: value for name, value in {**config, **rope}.items() if name in compared and value is not None}
+    problems = [
+        f"{name} is {found.get(name)}, not {value}" for name, value in compared.items() if found.get(name) != value
+    ]
+    scaling = rope if rope else config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        problems.append(f"scaled rotary embedding {scaling} is not supported")
+    return problems
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Name a Hugging Face model folder.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a JSON object. Name a Hugging Face model folder.")
+    return values
