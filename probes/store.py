@@ -1,7 +1,8 @@
 """The record of measurements: `probes.jsonl`, append-only whole lines, and per-request answers in Parquet.
 
 A measurement is named by (step, suite, task, metric, plan_hash): writing it again replaces it, so a step that
-is scored twice after a crash is recorded once. Only rank 0 writes.
+is scored twice after a crash is recorded once. Only rank 0 writes. Training and a scorer beside it may write at
+the same time: each change is made under a lock, on what the other has written meanwhile.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from pretrain.errors import ProbeError
+from probes.lock import exclusive
 from probes.plan import Plan
 from probes.record import Measurement
 from probes.score import Answers
 
 PROBES_FILE = "probes.jsonl"
 ITEMS_FOLDER = "items"
+LOCK_FILE = ".probes.lock"
 
 _FIELDS = {field.name for field in dataclasses.fields(Measurement)}
 _ITEMS_NAME = re.compile(r"step_(\d+)\.parquet$")
@@ -44,12 +47,26 @@ class ProbeStore:
     def __init__(self, directory: Path) -> None:
         self.path = directory / PROBES_FILE
         self._items = directory / ITEMS_FOLDER
-        self._rows = {_key(row): row for row in load_measurements(self.path)}
+        self._lock = directory / LOCK_FILE
+        self._seen: tuple[int, ...] | None = None
+        self._rows: dict[Key, Measurement] = {}
+        self.refresh()
 
     @property
     def measurements(self) -> list[Measurement]:
-        """Everything recorded, in the order of the file."""
+        """Everything recorded, in the order of the file as last read."""
         return list(self._rows.values())
+
+    def refresh(self) -> None:
+        """Takes in what others have written since the file was last read.
+
+        Raises:
+            ProbeError: the file is damaged before its last line.
+        """
+        found = _state_of(self.path)
+        if found != self._seen or found is None:
+            self._rows = {_key(row): row for row in load_measurements(self.path)}
+            self._seen = found
 
     def truncate_after(self, step: int) -> None:
         """Forgets what a resumed run is going to measure again: rows and items of later steps, and a torn line.
@@ -60,11 +77,12 @@ class ProbeStore:
         Raises:
             ProbeError: the files cannot be written.
         """
-        self._rows = {key: row for key, row in self._rows.items() if row.step <= step}
-        with _explained(self.path):
+        with _explained(self.path), exclusive(self._lock):
+            self.refresh()
+            self._rows = {key: row for key, row in self._rows.items() if row.step <= step}
             if self.path.exists():
                 self._rewrite()
-            for path in self._items.glob("step_*.parquet"):
+            for path in self._items.glob("**/step_*.parquet"):
                 match = _ITEMS_NAME.fullmatch(path.name)
                 if match and int(match[1]) > step:
                     path.unlink()
@@ -75,19 +93,21 @@ class ProbeStore:
         Raises:
             ProbeError: the file cannot be written.
         """
-        replaces = any(_key(row) in self._rows for row in measurements)
-        with _explained(self.path):
-            if replaces:
-                for row in measurements:
-                    self._rows.pop(_key(row), None)
-                self._rows.update((_key(row), row) for row in measurements)
+        with _explained(self.path), exclusive(self._lock):
+            self.refresh()
+            self._seen = None  # until it is on disk
+            replaces = any(_key(row) in self._rows for row in measurements)
+            for row in measurements:
+                self._rows.pop(_key(row), None)
+                self._rows[_key(row)] = row
+            if replaces or _is_torn(self.path):
                 self._rewrite()
                 return
             with self.path.open("ab") as file:
                 file.write(_lines(measurements))
                 file.flush()
                 os.fsync(file.fileno())
-        self._rows.update((_key(row), row) for row in measurements)
+            self._seen = _state_of(self.path)
 
     def complete_steps(self, plan: Plan) -> set[int]:
         """Steps at which every task and every domain of the plan has been measured under the plan's hash."""
@@ -123,9 +143,9 @@ class ProbeStore:
             "num_bytes": table.num_bytes_R,
         }
         metadata = {"plan_hash": plan.plan_hash, "suite": plan.suite, "step": str(step)}
-        path = self._items / f"step_{step:08d}.parquet"
+        path = self._items / plan.plan_hash / f"step_{step:08d}.parquet"
         with _explained(path):
-            self._items.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".parquet.tmp")
             pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
             os.replace(temporary, path)
@@ -138,6 +158,7 @@ class ProbeStore:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.path)
+        self._seen = _state_of(self.path)
 
 
 def load_measurements(path: Path) -> list[Measurement]:
@@ -162,10 +183,34 @@ def load_measurements(path: Path) -> list[Measurement]:
         rows.pop(_key(row), None)
         rows[_key(row)] = row
     found = list(rows.values())
-    if torn and found:
+    if torn and found and _may_be_of(torn, found[-1].step):
         last = found[-1].step, found[-1].plan_hash
         found = [row for row in found if (row.step, row.plan_hash) != last]
     return found
+
+
+def _may_be_of(torn: bytes, step: int) -> bool:
+    """Whether a line cut short was written with the rows of a step; so unless it names another one whole."""
+    match = re.search(rb'"step": (\d+),', torn)
+    return match is None or int(match[1]) == step
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """What tells that a file has changed; None for one that cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end: whoever wrote it was killed, since nobody else writes under the lock."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _parse(line: bytes, path: Path, number: int) -> Measurement:

@@ -60,7 +60,7 @@ def test_a_resume_forgets_later_steps(tmp_path: Path, plan: Plan):
     resumed = ProbeStore(tmp_path)
     resumed.truncate_after(2)
     assert [entry.step for entry in load_measurements(store.path)] == [0, 1, 2]
-    assert sorted(path.name for path in (tmp_path / "items").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "items" / plan.plan_hash).iterdir()) == [
         "step_00000001.parquet",
         "step_00000002.parquet",
     ]
@@ -106,7 +106,7 @@ def test_answers_to_every_request_are_kept_in_parquet(tmp_path: Path, plan: Plan
     rng = np.random.default_rng(0)
     answers = Answers(-rng.random(len(plan.table.task_R)), rng.random(len(plan.table.task_R)) < 0.5)
     path = ProbeStore(tmp_path).write_items(plan, answers, step=12)
-    assert path == tmp_path / "items" / "step_00000012.parquet"
+    assert path == tmp_path / "items" / plan.plan_hash / "step_00000012.parquet"
     read = pq.read_table(path)
     assert read["log_likelihood"].to_numpy().tolist() == answers.log_likelihood_R.tolist()
     assert read["is_greedy"].to_pylist() == answers.is_greedy_R.tolist()
@@ -118,5 +118,29 @@ def test_answers_to_every_request_are_kept_in_parquet(tmp_path: Path, plan: Plan
 def test_a_store_that_cannot_be_written_says_so(tmp_path: Path):
     store = ProbeStore(tmp_path)
     (tmp_path / "probes.jsonl").mkdir()
-    with pytest.raises(ProbeError, match="cannot be written"):
+    with pytest.raises(ProbeError, match="probes.jsonl cannot be read"):
         store.append([row(1)])
+    with pytest.raises(ProbeError, match="cannot be written"):
+        ProbeStore(tmp_path / "gone").append([row(1)])
+
+
+def test_two_writers_keep_each_others_rows(tmp_path: Path):
+    training, watcher = ProbeStore(tmp_path), ProbeStore(tmp_path)
+    training.append([row(1)])
+    watcher.append([row(2)])
+    training.append([row(1, value=9.0)])  # a rewrite of the whole file
+    watcher.append([row(3)])
+    assert load_measurements(training.path) == [row(2), row(1, value=9.0), row(3)]
+    watcher.truncate_after(1)
+    training.refresh()
+    assert training.measurements == [row(1, value=9.0)]
+
+
+def test_a_line_torn_by_another_writer_is_removed_before_appending(tmp_path: Path):
+    store = ProbeStore(tmp_path)
+    store.append([row(1)])
+    with store.path.open("ab") as file:
+        file.write(b'{"run": "r", "step": 2, "tok')
+    store.append([row(3)])
+    assert [entry.step for entry in load_measurements(store.path)] == [1, 3]
+    assert store.path.read_bytes().endswith(b"\n")
