@@ -1,20 +1,19 @@
-"""`python -m probes report RUN`: the report page of a finished or running run.
+"""`python -m probes COMMAND …`: the prober's command line.
 
-Only the command line; what a page shows is for `probes.report`.
+Only the dispatcher: each command is a module of `probes.commands`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from pretrain.config.nearest import nearest
-from pretrain.errors import FinelineError, ProbeError
-from probes.store import PROBES_FILE
+from pretrain.errors import FinelineError
 
-_RUN_FILES = ("metrics.jsonl", PROBES_FILE, "config.yaml")
+COMMANDS = ("report", "compile", "prefetch", "score", "watch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,51 +25,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, whose message alone is printed.
     """
-    parsed = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m probes", description="Scores downstream tasks and shows scores.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        if importlib.util.find_spec(f"probes.commands.{name}") is None:
+            continue
+        module = importlib.import_module(f"probes.commands.{name}")
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
     try:
-        directory = _run_directory(parsed.run)
-        output = parsed.output or directory / "report.html"
-        from probes.report.html import write_report
-        from probes.report.table import summary_table
-
-        write_report(directory, output)
-        print(summary_table(directory))
+        return int(options.run(options))
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"\nreport: {output}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m probes", description="What is known of a run's downstream tasks.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="write one HTML page about a run, and print a table")
-    report.add_argument("run", type=Path, metavar="RUN", help="a run directory, such as runs/demo")
-    report.add_argument("--output", type=Path, metavar="FILE", help="the page; report.html in the run")
-    return parser
-
-
-def _run_directory(path: Path) -> Path:
-    """The path, if a run lies there.
-
-    Raises:
-        ProbeError: it does not; names the runs nearby.
-    """
-    if any((path / name).is_file() for name in _RUN_FILES):
-        return path
-    nearby = [folder for parent in {path.parent, path, Path("runs")} for folder in _runs_in(parent)]
-    names = {str(folder) for folder in nearby}
-    close = nearest(str(path), names) or sorted(names)[:10]
-    known = f"Runs nearby: {', '.join(close)}." if close else "There are no runs nearby either."
-    reason = "holds no run: none of " + ", ".join(_RUN_FILES) if path.is_dir() else "does not exist"
-    raise ProbeError(f"The run directory {path} {reason}. {known}")
-
-
-def _runs_in(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return [child for child in parent.iterdir() if any((child / name).is_file() for name in _RUN_FILES)]
 
 
 if __name__ == "__main__":

@@ -96,7 +96,10 @@ class ProbeHook:
     def _compile(self, run: Run) -> tuple[str, list[int]]:
         """Rank 0's part of the start: the plan's hash, and the steps that are measured under it already."""
         config = run.config
-        self._harness = load_harness(self.suite, task_paths=config.probe.task_paths, limit=config.probe.limit)
+        probe = config.probe
+        self._harness = load_harness(
+            self.suite, task_paths=probe.task_paths, data_dir=probe.data_dir, limit=probe.limit
+        )
         settings = PlanSettings(
             max_length=self._max_length,
             add_bos=config.tokenizer.add_bos,

@@ -1,0 +1,70 @@
+"""`key=value` arguments of the prober's commands, read as on the training command line.
+
+For commands with a few keys of their own; whole configurations are composed by `pretrain.config.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ConfigError
+
+
+def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, Any]:
+    """Values by key.
+
+    Args:
+        words: `key=value`, values as in YAML: `limit=20`, `add_bos=true`, `task_paths=[a,b]`.
+        allowed: keys with the kind of their value: `text`, `whole number` (≥ 1), `flag` or `list` (of text).
+
+    Raises:
+        ConfigError: all words that are no such argument.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    known = ", ".join(f"{key}=" for key in allowed)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or key not in allowed:
+            problems.append(f"{word!r} is not an argument.{did_you_mean(key, allowed)} Known: {known}.")
+            continue
+        if key in values:
+            problems.append(f"{key}= is given twice. Keep one of the two.")
+            continue
+        value = text if allowed[key] == "text" else _value(text)
+        if not _fits(value, allowed[key]):
+            problems.append(f"{key}={text} is not a {allowed[key]}. {_EXAMPLES[allowed[key]]}")
+            continue
+        values[key] = value
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+_EXAMPLES = {
+    "text": "Give a value after the =.",
+    "whole number": "Give a number of at least 1.",
+    "flag": "Give true or false.",
+    "list": "Write [a,b].",
+}
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind == "text":
+        return bool(value)
+    if kind == "whole number":
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if kind == "flag":
+        return isinstance(value, bool)
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

@@ -1,0 +1,68 @@
+"""Data sets of lm-eval's own tasks from plain files, for machines without a hub.
+
+Layout: `<data_dir>/<dataset_path>/<dataset_name or "default">/<split>.{parquet,jsonl,jsonl.gz}`, where the names are
+those of the task's definition and fields are those of the original data set. Reading leaves no cache behind.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pretrain.errors import ProbeError
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
+DEFAULT_NAME = "default"
+"""Folder of a data set whose task names no configuration of it."""
+
+
+def dataset_folder(data_dir: str | Path, dataset_path: str, dataset_name: str | None) -> Path:
+    """Where a data set lies, if it lies below `data_dir`."""
+    return Path(data_dir) / PurePosixPath(dataset_path) / (dataset_name or DEFAULT_NAME)
+
+
+def find_splits(data_dir: str | Path, dataset_path: str | None, dataset_name: str | None) -> dict[str, Path]:
+    """Files of a data set by split; empty if it is not there.
+
+    Args:
+        data_dir: folder of data sets.
+        dataset_path: of the task's definition, such as `cais/mmlu`.
+        dataset_name: of the task's definition, such as `abstract_algebra`.
+    """
+    if not dataset_path or PurePosixPath(dataset_path).is_absolute() or ".." in PurePosixPath(dataset_path).parts:
+        return {}
+    folder = dataset_folder(data_dir, dataset_path, dataset_name)
+    found: dict[str, Path] = {}
+    if folder.is_dir():
+        for suffix in reversed(SUFFIXES):
+            found.update({path.name[: -len(suffix)]: path for path in sorted(folder.glob(f"*{suffix}"))})
+    return found
+
+
+def read_split(path: Path) -> Any:
+    """A split as `datasets.Dataset`, in memory; features stored in a Parquet file by `datasets` are kept.
+
+    Raises:
+        ProbeError: the file is damaged or empty.
+    """
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".parquet":
+            found = datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
+        else:
+            with (
+                gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file
+            ):
+                rows = [json.loads(line) for line in file if line.strip()]
+            columns = dict.fromkeys(key for row in rows for key in row)
+            found = datasets.Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, pyarrow.ArrowException) as error:
+        raise ProbeError(f"The data in {path} cannot be read: {type(error).__name__}: {error}. Get it anew.") from error
+    if not len(found):
+        raise ProbeError(f"The data in {path} have no items. Get them anew.")
+    return found
