@@ -1,21 +1,48 @@
-"""From lm-eval's request objects and their tokens to plain `Request`s: what can be scored, which answer is right.
+"""From lm-eval's request objects to plain `Request`s: what can be scored, which answers are right.
 
-Works on lm-eval's objects without importing lm-eval (that is for `probes.harness` alone).
+Works on lm-eval's objects without importing lm-eval (that is for `probes.harness`, `probes.encode` and
+`probes.lm_eval_metrics`). Four kinds of tasks, by lm-eval's output type:
+
+- `multiple_choice` and `loglikelihood`: lm-eval's own pairs of context and continuation.
+- `loglikelihood_rolling`: a text in windows as long as the model allows, one request each, summed afterwards.
+- `generate_until`: the gold answer after the prompt, in place of a generated one.
+- beside each choice, where the suite says `ppl: true`, prompt and answer as one text (OpenCompass's PPL mode).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pretrain.errors import ProbeError
-from probes.request import Request, text_lengths
+from probes.request import Request, TaskFacts, text_lengths
 
 Encoded = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
+
+_CERTAIN, _IMPOSSIBLE = 0.0, -1e4
+"""Log-likelihoods of an answer given for sure and of all others: exp gives exactly 1 and 0."""
+_PROGRAM_FIELDS = ("canonical_solution", "code")
+"""Where the items of HumanEval and MBPP hold a program that solves them; the target is the test it must pass."""
+
+
+class Encoder(Protocol):
+    """Turns texts into tokens as lm-eval's HFLM does; see `probes.encode`."""
+
+    def pair(self, context: str, continuation: str) -> Encoded:
+        """A context, at least a beginning-of-text token, and a continuation."""
+        ...
+
+    def windows(self, text: str, *, max_length: int) -> list[Encoded]:
+        """A text whose every token is a continuation's exactly once, with as much context as fits."""
+        ...
+
+    def whole(self, text: str) -> list[int]:
+        """A text as one."""
+        ...
 
 
 @dataclass(slots=True)
@@ -26,16 +53,35 @@ class HarnessTask:
         task: lm-eval's Task; `task.instances` are the requests.
         domain: domain in the suite.
         name: lm-eval's name of the task (kept here: lm-eval draws random numbers each time it is asked).
+        ppl: OpenCompass's PPL mode is wanted, too.
     """
 
     task: Any
     domain: str
     name: str
+    ppl: bool = False
 
     @property
     def num_fewshot(self) -> int:
         """Examples in the prompt."""
         return int(self.task.get_config("num_fewshot") or 0)
+
+    def facts(self, requests: Sequence[Request]) -> TaskFacts:
+        """What measurements say of the task, given its requests."""
+        items = {request.item for request in requests}
+        with_gold = {request.item for request in requests if request.is_gold}
+        output_type = self.task.OUTPUT_TYPE
+        generated = output_type == "generate_until"
+        known = output_type == "multiple_choice" and not callable(self.task.config.process_results)
+        return TaskFacts(
+            name=self.name,
+            domain=self.domain,
+            num_fewshot=self.num_fewshot,
+            num_items=len(items),
+            output_type=output_type,
+            not_computed=", ".join(self.task.aggregation()) if generated else "",
+            num_without_gold=len(items - with_gold) if known else 0,
+        )
 
 
 def by_item(instances: Sequence[Any]) -> dict[int, list[Any]]:
@@ -49,46 +95,135 @@ def by_item(instances: Sequence[Any]) -> dict[int, list[Any]]:
 
 
 def task_requests(
-    task: HarnessTask, index: int, encoded: Sequence[Encoded], *, max_length: int
+    task: HarnessTask, index: int, encoder: Encoder, *, max_length: int
 ) -> tuple[list[Request], list[str]]:
     """Requests of one task; items that cannot be scored are taken out of the task's instances.
 
     Args:
         task: the task.
         index: its index in the suite.
-        encoded: tokens of each of its instances.
+        encoder: gives the tokens.
         max_length: longest model input in tokens.
 
     Returns:
-        The requests by item and number, in the order that `task.task.instances` then has, and a sentence for
-        each item left out.
+        The requests by item and number, in the order that `task.task.instances` then has (those for PPL mode
+        after the others of their item), and a sentence for each item left out.
 
     Raises:
-        ProbeError: no item is left.
+        ProbeError: no item is left, or none has a right answer.
     """
-    tokens = {id(instance): pair for instance, pair in zip(task.task.instances, encoded, strict=True)}
+    kinds: dict[str, Callable[..., list[Request] | str]] = {
+        "loglikelihood_rolling": _windows,
+        "generate_until": _gold_answer,
+    }
+    make = kinds.get(task.task.OUTPUT_TYPE, _answers)
     requests: list[Request] = []
     skipped: list[str] = []
     kept: list[Any] = []
     for item, instances in by_item(task.task.instances).items():
-        problem = _unscorable([tokens[id(instance)] for instance in instances], max_length)
-        if problem:
-            skipped.append(f"{task.name}, item {item}: {problem}")
+        made = make(task, (index, item), instances, encoder, max_length)
+        if isinstance(made, str):
+            skipped.append(f"{task.name}, item {item}: {made}")
             continue
-        num_choices, gold = _gold(task.task, instances)
-        for number, instance in enumerate(instances):
-            context, continuation = map(tuple, tokens[id(instance)])
-            lengths = text_lengths(instance.args[1])
-            is_choice, is_gold = number < num_choices, number == gold
-            requests.append(Request(index, item, number, context, continuation, *lengths, is_choice, is_gold))
+        requests.extend(made)
         kept.extend(instances)
     if not kept:
         raise ProbeError(
             f"Task {task.name} has no item that can be scored with sequences of {max_length} tokens; "
             f"the first reason: {skipped[0]}. Remove it from the suite."
         )
+    facts = task.facts(requests)
+    if facts.num_without_gold == facts.num_items:
+        raise ProbeError(
+            f"None of the {facts.num_items} items of task {task.name} has its right answer among its choices: the "
+            f"labels of this split may be hidden. Use a split that has them, or remove the task from the suite."
+        )
     task.task._instances = kept
     return requests, skipped
+
+
+def _answers(
+    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+) -> list[Request] | str:
+    """lm-eval's own requests, and those of PPL mode."""
+    encoded = [encoder.pair(*instance.args) for instance in instances]
+    problem = _unscorable(encoded, max_length)
+    if problem:
+        return problem
+    num_choices, right = _right_answers(task.task, instances)
+    if right is None:
+        return "its right answer is missing"
+    requests, wholes = [], []
+    for number, (instance, pair) in enumerate(zip(instances, encoded, strict=True)):
+        context, continuation = map(tuple, pair)
+        lengths = text_lengths(instance.args[1])
+        is_choice, is_gold = number < num_choices, number in right
+        requests.append(Request(*place, number, context, continuation, *lengths, is_choice, is_gold))
+        if task.ppl and is_choice:
+            tokens = tuple(encoder.whole("".join(instance.args))[-(max_length + 1) :])
+            if len(tokens) < 2:
+                return f"prompt and answer {number} are a single token, of which there is no perplexity"
+            wholes.append(Request(*place, number, tokens[:1], tokens[1:], *lengths, False, is_gold, is_whole=True))
+    return requests + wholes
+
+
+def _windows(
+    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+) -> list[Request] | str:
+    """The windows of a text, which together answer one of lm-eval's requests."""
+    (instance,) = instances
+    (text,) = instance.args
+    found = encoder.windows(text, max_length=max_length)
+    if not found:
+        return "its text is empty"
+    requests = []
+    for number, (context, continuation) in enumerate(found):
+        lengths = (len(text), len(text.encode("utf-8", errors="surrogatepass"))) if number == 0 else (0, 0)
+        requests.append(Request(*place, 0, tuple(context), tuple(continuation), *lengths, False, False))
+    return requests
+
+
+def _gold_answer(
+    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+) -> list[Request] | str:
+    """The gold answer after the prompt that a model would continue."""
+    (instance,) = instances
+    gold = gold_continuation(task.task, instance.doc)
+    if not gold.strip():
+        return "its gold answer is missing or empty"
+    pair = encoder.pair(instance.args[0], gold)
+    problem = _unscorable([pair], max_length)
+    if problem:
+        return problem
+    context, continuation = map(tuple, pair)
+    return [Request(*place, 0, context, continuation, *text_lengths(gold), True, True)]
+
+
+def gold_continuation(task: Any, doc: Any) -> str:
+    """What follows the prompt of a generative task where the gold answer is given; empty if there is none.
+
+    The answer is the task's target, of several accepted ones the first, after the delimiter that lm-eval puts
+    before the answers of examples. For tasks that run programs the target is a test: their answer is the item's
+    own program, which continues the prompt directly.
+    """
+    if task.config.unsafe_code:
+        gold = next((doc[field] for field in _PROGRAM_FIELDS if doc.get(field)), None)
+        if gold is None:
+            fields = " or ".join(_PROGRAM_FIELDS)
+            raise ProbeError(f"Task {task.task_name} runs programs, but its items have no {fields} to score instead.")
+        return str(gold)
+    gold = task.doc_to_target(doc)
+    if task.config.doc_to_choice is not None and isinstance(gold, int):
+        gold = task.doc_to_choice(doc)[gold]
+    if isinstance(gold, (list, tuple)):
+        gold = next(iter(gold), None)
+    if gold is None or not str(gold).strip():
+        return ""
+    # A prompt that ends in lm-eval's gen_prefix has had its delimiter: one blank follows, unless there is one.
+    prefix = task.doc_to_prefix(doc)
+    if prefix:
+        return str(gold) if prefix[-1].isspace() or str(gold)[0].isspace() else f" {gold}"
+    return f"{task.config.target_delimiter}{gold}"
 
 
 def _unscorable(encoded: Sequence[Encoded], max_length: int) -> str:
@@ -103,21 +238,40 @@ def _unscorable(encoded: Sequence[Encoded], max_length: int) -> str:
     return ""
 
 
-def _gold(task: Any, instances: Sequence[Any]) -> tuple[int, int | None]:
-    """Number of choices of an item, and the right one; None where that is not exactly one known choice."""
+def _right_answers(task: Any, instances: Sequence[Any]) -> tuple[int, set[int] | None]:
+    """Number of choices of an item, and the right ones (none where unknown); None if lm-eval would fail for lack."""
     if callable(task.config.process_results):
-        return len(instances), None  # The task alone knows what its answers mean.
+        return len(instances), _asked_of_the_task(task, instances)
     if task.OUTPUT_TYPE == "loglikelihood":
-        return 1, 0
+        return 1, {0}
     doc = instances[0].doc
     choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if getattr(task, "multiple_input", 0) else task.doc_to_target(doc)
-    if isinstance(gold, list) and len(gold) == 1:
-        gold = gold[0]
-    if isinstance(gold, str):
-        gold = choices.index(gold) if gold in choices else None
-    valid = isinstance(gold, int) and 0 <= gold < len(choices)
-    return len(choices), gold if valid else None
+    if gold is None:
+        return len(choices), None
+    found = {choices.index(one) if one in choices else -1 if isinstance(one, str) else one for one in _listed(gold)}
+    return len(choices), {one for one in found if isinstance(one, int) and 0 <= one < len(choices)}
+
+
+def _listed(gold: Any) -> list[Any]:
+    return gold if isinstance(gold, list) else [gold]
+
+
+def _asked_of_the_task(task: Any, instances: Sequence[Any]) -> set[int]:
+    """The choices for which a task's own `process_results` gives full accuracy when they are answered for sure.
+
+    It alone knows what its answers mean (TruthfulQA's mc2 has a set of right ones). Nothing if it does not say.
+    """
+    right = set()
+    for number in range(len(instances)):
+        results = [(_CERTAIN if other == number else _IMPOSSIBLE, other == number) for other in range(len(instances))]
+        try:
+            accuracy = float(task.process_results(instances[0].doc, results)["acc"])
+        except Exception:  # noqa: BLE001 (task files hold other people's code, asked something unusual here)
+            return set()
+        if accuracy == 1.0:
+            right.add(number)
+    return right
 
 
 def describe_task(task: HarnessTask) -> str:

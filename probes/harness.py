@@ -1,5 +1,6 @@
-"""The bridge to lm-eval, the only file that imports it (lazily: the import takes seconds).
+"""The bridge to lm-eval: its tasks loaded, asked for requests once, and given answers at every save.
 
+Imports lm-eval (lazily: that takes seconds), as `probes.encode` and `probes.lm_eval_metrics` do and nothing else.
 lm-eval stays the authority: its tasks build the requests, its rule splits them into tokens, its filters,
 `process_results` and aggregations make its metrics out of our answers. What it does at every evaluation, and
 needs to do only once (reading data, rendering prompts), is done once per run here.
@@ -11,7 +12,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import math
 import os
 import random
 import tempfile
@@ -23,9 +23,11 @@ import numpy as np
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
-from probes.capture import Encoded, HarnessTask, by_item, describe_task, task_requests
-from probes.local_data import dataset_folder, find_splits, read_split
-from probes.metrics import MetricValue
+from probes.capture import HarnessTask, describe_task, task_requests
+from probes.encode import build_encoder
+from probes.lm_eval_metrics import task_metrics
+from probes.metrics import MetricValue, answer_starts
+from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
 
@@ -33,7 +35,7 @@ BUNDLED_TASKS = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for drawing few-shot examples."""
 
-_SCORED = ("loglikelihood", "multiple_choice")
+_SCORED = ("loglikelihood", "multiple_choice", "loglikelihood_rolling", "generate_until")
 _FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` with which `datasets` reads local files."""
 
@@ -49,7 +51,6 @@ class Harness:
     def __init__(self, suite: str, tasks: Sequence[HarnessTask]) -> None:
         self.suite = suite
         self.tasks = list(tasks)
-        self._num_requests = 0
 
     def capture(self, tokenizer: ProbeTokenizer, *, add_bos: bool, max_length: int) -> SuiteRequests:
         """Tokenised requests of all tasks, as lm-eval's HFLM would tokenise them.
@@ -65,72 +66,68 @@ class Harness:
         Raises:
             ProbeError: a task without a single item that can be scored, or a tokenizer without `<s>` and `</s>`.
         """
-        if max(tokenizer.bos_id, tokenizer.eos_id) < 0:
-            raise ProbeError("The tokenizer has neither <s> nor </s>: prompts without context need one of them.")
-        recorder = _recorder(tokenizer, add_bos=add_bos)
+        encoder = build_encoder(tokenizer, add_bos=add_bos)
         requests: list[Request] = []
         skipped: list[str] = []
         facts: list[TaskFacts] = []
         digest = hashlib.sha256()
         with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
-                recorder.loglikelihood(task.task.instances)
-                captured, left_out = task_requests(task, index, recorder.take(), max_length=max_length)
+                captured, left_out = task_requests(task, index, encoder, max_length=max_length)
                 requests.extend(captured)
                 skipped.extend(left_out)
-                num_items = len({request.item for request in captured})
-                facts.append(TaskFacts(task.name, task.domain, task.num_fewshot, num_items))
+                facts.append(task.facts(captured))
                 digest.update(describe_task(task).encode())
-        self._num_requests = len(requests)
         return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest())
 
-    def metrics(self, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[MetricValue]:
-        """lm-eval's own metrics from answers to all captured requests.
+    def metrics(
+        self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray
+    ) -> list[MetricValue]:
+        """lm-eval's own metrics from answers to all requests; none of tasks whose answers would be generated.
 
-        Names are lm-eval's, `name,filter` for filters other than the default one. Standard errors are lm-eval's
-        where it has a closed form, by the delta method for perplexity, else None.
+        Names are lm-eval's, `name,filter` for filters other than the default one; for standard errors see
+        `probes.lm_eval_metrics.standard_error`.
 
         Args:
-            log_likelihood_R: float64 [requests], in nats, in the order of `capture`.
+            table: columns of the plan compiled from `capture`.
+            log_likelihood_R: float64 [requests], in nats.
             is_greedy_R: bool [requests].
 
         Raises:
-            ProbeError: not one answer for each captured request.
+            ProbeError: not one answer for each of lm-eval's requests.
         """
-        if not len(log_likelihood_R) == len(is_greedy_R) == self._num_requests:
-            raise ProbeError(f"{len(log_likelihood_R)} answers to the {self._num_requests} requests of {self.suite}.")
-        answers = list(zip(log_likelihood_R.tolist(), is_greedy_R.tolist(), strict=True))
+        requests, starts = answer_starts(table)
+        instances = [instance for task in self.tasks for instance in task.task.instances]
+        if not (len(log_likelihood_R) == len(is_greedy_R) == len(table.task_R) and len(starts) == len(instances)):
+            raise ProbeError(
+                f"{len(log_likelihood_R)} answers to the {len(table.task_R)} requests of a plan, which stand for "
+                f"{len(starts)} of lm-eval's; suite {self.suite} has {len(instances)}."
+            )
+        log_likelihood = np.add.reduceat(log_likelihood_R[requests], starts).tolist()
+        is_greedy = np.logical_and.reduceat(is_greedy_R[requests], starts).tolist()
+        for instance, value, greedy in zip(instances, log_likelihood, is_greedy, strict=True):
+            answer = value if instance.request_type == "loglikelihood_rolling" else (value, greedy)
+            instance.resps = [answer] * (instance.repeats or 1)
+            instance.filtered_resps = {}
         found: list[MetricValue] = []
-        first = 0
         with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
-                instances = task.task.instances
-                for instance, answer in zip(instances, answers[first : first + len(instances)], strict=True):
-                    instance.resps = [answer] * (instance.repeats or 1)
-                    instance.filtered_resps = {}
-                first += len(instances)
-                found.extend(_task_metrics(task.task, index))
+                if task.task.OUTPUT_TYPE != "generate_until":
+                    found.extend(task_metrics(task.task, index))
         return found
 
 
-def load_harness(
-    suite: Suite,
-    *,
-    task_paths: Sequence[str | Path] = (),
-    data_dir: str | Path | None = None,
-    limit: int | None = None,
-) -> Harness:
+def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: int | None = None) -> Harness:
     """Builds the suite's tasks and their prompts.
 
     A name is looked up in `task_paths` (the first folder that has it), then among the bundled tasks, then in
-    lm-eval's own index (which takes seconds to read, so only if need be). Data sets are looked for in `data_dir`,
-    then in the cache of `datasets`; on this machine only, unless HF_HUB_OFFLINE and HF_DATASETS_OFFLINE say
-    otherwise. Groups and tags become their tasks. Python's and numpy's random state are left as they were.
+    lm-eval's own index (which takes seconds to read, so only if need be). Data sets are looked for on this
+    machine only, unless HF_HUB_OFFLINE and HF_DATASETS_OFFLINE say otherwise. Groups and tags become their
+    tasks. Python's and numpy's random state are left as they were.
 
     Args:
         suite: what to load.
         task_paths: folders with lm-eval task YAML files; `${TASK_DIR}` in a value is the file's folder.
-        data_dir: folder of data sets, see `probes.local_data` for its layout.
         limit: items per task at most, beside the suite's own limits.
 
     Raises:
@@ -142,15 +139,13 @@ def load_harness(
     for folder in task_paths:
         if not Path(folder).is_dir():
             raise ProbeError(f"probe.task_paths={folder}: there is no such folder. Give folders of task YAML files.")
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise ProbeError(f"probe.data_dir={data_dir}: there is no such folder. Give a folder of data sets.")
-    finder = _TaskFinder(task_paths, data_dir)
+    finder = _TaskFinder(task_paths)
     tasks: list[HarnessTask] = []
     with _cached_templates(), _preserved_random_state():
         for spec in suite.tasks:
             for task in finder.load(spec):
                 _prepare(task, spec, limit)
-                tasks.append(HarnessTask(task, spec.domain, str(task.task_name)))
+                tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -161,16 +156,17 @@ def load_harness(
 class _TaskFinder:
     """Looks tasks up in lm-eval's indexes and builds them."""
 
-    def __init__(self, task_paths: Sequence[str | Path], data_dir: str | Path | None = None) -> None:
+    def __init__(self, task_paths: Sequence[str | Path]) -> None:
         from lm_eval.tasks import TaskManager
 
         folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
         self._local = TaskManager(include_path=folders, include_defaults=False)
-        self._data_dir = data_dir
 
-    @property
+    @functools.cached_property
     def _builtin(self) -> Any:
-        return _builtin_manager()
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager()
 
     def load(self, spec: TaskSpec) -> list[Any]:
         """The lm-eval tasks of a line of the suite, data read, prompts not yet built."""
@@ -183,77 +179,15 @@ class _TaskFinder:
                 f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
             )
         try:
-            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet(), _local_data(self._data_dir):
+            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet():
                 wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
-                tasks = list(manager.load([wanted])["tasks"].values())
-        except ProbeError:
-            raise
+                return list(manager.load([wanted])["tasks"].values())
         except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
             raise ProbeError(
                 f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
-                f"Data sets must be on this machine already: fetch them with `python -m probes prefetch` where there "
-                f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
-                f"lm-eval download them."
+                f"Data sets must be on this machine already; set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to "
+                f"let lm-eval download them."
             ) from error
-        for task in tasks:
-            _need_examples(task, spec, self._data_dir)
-        return tasks
-
-
-@functools.cache
-def _builtin_manager() -> Any:
-    """lm-eval's own index: 13,000 files, read once a process."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-@contextlib.contextmanager
-def _local_data(data_dir: str | Path | None) -> Iterator[None]:
-    """Has tasks built meanwhile read their data set from `data_dir`, if it is there, in place of the hub."""
-    from lm_eval.api.task import ConfigurableTask
-
-    original = ConfigurableTask.download
-
-    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        config = self.config
-        files = find_splits(data_dir, config.dataset_path, config.dataset_name) if data_dir is not None else {}
-        if not files or callable(config.custom_dataset):
-            original(self, dataset_kwargs, **kwargs)
-            return
-        evaluated = config.test_split or config.validation_split
-        shots = _fewshot_split(config)
-        if evaluated not in files:
-            folder = dataset_folder(data_dir or "", config.dataset_path, config.dataset_name)
-            raise ProbeError(f"Task {config.task} needs split {evaluated!r}, but {folder} has {', '.join(files)} only.")
-        self.dataset = {split: read_split(files[split]) for split in files if split in (evaluated, shots)}
-        if shots is not None and shots not in files:
-            self.fewshot_docs = lambda: None  # needed only where the suite asks for examples, see _need_examples
-
-    ConfigurableTask.download = download
-    try:
-        yield
-    finally:
-        ConfigurableTask.download = original
-
-
-def _need_examples(task: Any, spec: TaskSpec, data_dir: str | Path | None) -> None:
-    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
-    if wanted and not hasattr(task, "sampler") and data_dir is not None:
-        folder = dataset_folder(data_dir, task.config.dataset_path, task.config.dataset_name)
-        raise ProbeError(
-            f"Task {task.task_name} draws its {wanted} examples from split {_fewshot_split(task.config)!r}, which "
-            f"{folder} has not. Add the file, or set num_fewshot: 0 in the suite."
-        )
-
-
-def _fewshot_split(config: Any) -> str | None:
-    """The split that lm-eval draws examples from; None where the definition itself has them."""
-    if config.fewshot_config.split is not None:
-        return config.fewshot_config.split
-    if config.fewshot_config.samples is not None:
-        return None
-    return config.training_split or config.validation_split or config.test_split
 
 
 def _task_config(path: Path, cache: str) -> dict[str, Any]:
@@ -275,12 +209,7 @@ def _task_config(path: Path, cache: str) -> dict[str, Any]:
 
 def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
     """Sets shots as `lm_eval.simple_evaluate` does, refuses what we cannot score, builds the prompts."""
-    if task.OUTPUT_TYPE not in _SCORED or getattr(task, "MULTIMODAL", False):
-        kind = "images or sound" if getattr(task, "MULTIMODAL", False) else f"output_type {task.OUTPUT_TYPE}"
-        raise ProbeError(
-            f"Task {task.task_name} has {kind}, which cannot be scored at saves. Allowed are text tasks with "
-            f"output_type {' or '.join(_SCORED)}; run this one with lm-eval on an exported checkpoint."
-        )
+    _refuse(task, spec)
     own = task.get_config("num_fewshot")
     if own == 0 and spec.num_fewshot:
         raise ProbeError(
@@ -301,6 +230,26 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
     _remember_templates(task)
 
 
+def _refuse(task: Any, spec: TaskSpec) -> None:
+    """Names what cannot be scored, or not as the suite asks."""
+    if task.OUTPUT_TYPE not in _SCORED or getattr(task, "MULTIMODAL", False):
+        kind = "images or sound" if getattr(task, "MULTIMODAL", False) else f"output_type {task.OUTPUT_TYPE}"
+        raise ProbeError(
+            f"Task {task.task_name} has {kind}, which cannot be scored at saves. Allowed are text tasks with "
+            f"output_type {', '.join(_SCORED)}; run this one with lm-eval on an exported checkpoint."
+        )
+    if spec.ppl and task.OUTPUT_TYPE != "multiple_choice":
+        raise ProbeError(
+            f"Task {task.task_name} has output_type {task.OUTPUT_TYPE}, but the suite asks for ppl: true, which "
+            f"chooses among answers (output_type multiple_choice). Remove ppl from the suite's entry."
+        )
+    if spec.num_fewshot and task.OUTPUT_TYPE == "loglikelihood_rolling":
+        raise ProbeError(
+            f"Task {task.task_name} scores texts without a prompt, but the suite asks for num_fewshot: "
+            f"{spec.num_fewshot}. Remove num_fewshot from the suite's entry."
+        )
+
+
 def _remember_templates(task: Any) -> None:
     """Renders an item's choices and target once, not at every save: most of the time of `Harness.metrics`."""
 
@@ -319,86 +268,6 @@ def _remember_templates(task: Any) -> None:
     for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         if hasattr(task, name):
             setattr(task, name, remembering(getattr(task, name)))
-
-
-def _recorder(tokenizer: ProbeTokenizer, *, add_bos: bool) -> Any:
-    """A model for lm-eval that tokenises as HFLM does (its rules are inherited), records, and answers nothing."""
-    from lm_eval.api.model import TemplateLM
-
-    class Recorder(TemplateLM):
-        backend = "causal"
-        eot_token_id = tokenizer.eos_id
-        # HFLM.prefix_token_id: the context of a request that has none.
-        prefix_token_id = tokenizer.bos_id if tokenizer.bos_id >= 0 else tokenizer.eos_id
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._recorded: list[Encoded] = []
-            # As in training, and as the tokenizer.json of an export does: SentencePiece's own ids.
-            self._encode = functools.lru_cache(maxsize=65536)(lambda text: tuple(tokenizer.encode(text)))
-
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            with_bos = add_bos if add_special_tokens is None else add_special_tokens
-            return ([tokenizer.bos_id] if with_bos and tokenizer.bos_id >= 0 else []) + list(self._encode(string))
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            for request in requests:
-                context, continuation = request.args
-                if not context and not self._encode(continuation):
-                    self._recorded.append(([self.prefix_token_id], []))  # lm-eval would fail on `[][0]`
-                else:
-                    super().loglikelihood([request], disable_tqdm=True)
-            return [(0.0, False)] * len(requests)
-
-        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-            self._recorded.extend((context, continuation) for _, context, continuation in requests)
-            return [(0.0, False)] * len(requests)
-
-        def take(self) -> list[Encoded]:
-            recorded, self._recorded = self._recorded, []
-            return recorded
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            raise NotImplementedError("refused when the task is loaded")
-
-        generate_until = loglikelihood_rolling
-
-    return Recorder()
-
-
-def _task_metrics(task: Any, index: int) -> Iterator[MetricValue]:
-    """What `lm_eval.evaluator.evaluate` does after the model has answered, for one task."""
-    from lm_eval.api.metrics import mean
-
-    task.apply_filters()
-    items = by_item(task.instances)
-    for filter_name in task.instances[0].filtered_resps:
-        values: dict[str, list[Any]] = {}
-        for instances in items.values():
-            answers = [instance.filtered_resps[filter_name] for instance in instances]
-            for metric, value in task.process_results(instances[0].doc, answers).items():
-                values.setdefault(metric, []).append(value)
-        for metric, per_item in values.items():
-            aggregate = task.aggregation().get(metric, mean)
-            value = aggregate(per_item)
-            if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
-                name = metric if filter_name == "none" else f"{metric},{filter_name}"
-                yield MetricValue(index, name, float(value), _stderr(aggregate, per_item), len(per_item))
-
-
-def _stderr(aggregate: Any, values: Sequence[Any]) -> float | None:
-    """Standard error without lm-eval's bootstrap, which forks a pool of processes: not beside live training."""
-    from lm_eval.api.metrics import acc_all, acc_all_stderr, mean, perplexity
-
-    if len(values) < 2:
-        return None
-    if aggregate is acc_all:
-        return float(acc_all_stderr(values))
-    if aggregate not in (mean, perplexity):
-        return None
-    # lm-eval's mean_stderr; exp(-mean) has that derivative by the delta method.
-    slope = math.exp(-float(np.mean(values))) if aggregate is perplexity else 1.0
-    return float(slope * np.std(np.asarray(values, np.float64), ddof=1) / math.sqrt(len(values)))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import ProbeError
 from pretrain.track.names import probe_name
 from probes.harness import Harness, load_harness
-from probes.metrics import DASHBOARD_METRICS, VARIANTS
+from probes.metrics import RECORD_ONLY
 from probes.plan import Plan, PlanSettings, compile_plan, hash_plan
 from probes.record import Measurement
 from probes.request import ProbeTokenizer
@@ -121,6 +121,8 @@ class ProbeHook:
         fields: dict[str, Any] = {"suite": self.plan.suite, "plan_hash": self.plan.plan_hash, **self.plan.stats}
         skipped = self.plan.skipped
         fields["chance"] = self.plan.chance()
+        fields["not_computed"] = {task.name: task.not_computed for task in self.plan.tasks if task.not_computed}
+        fields["items_without_gold"] = {t.name: t.num_without_gold for t in self.plan.tasks if t.num_without_gold}
         fields["skipped"] = skipped[:20] + ([f"and {len(skipped) - 20} more"] if len(skipped) > 20 else [])
         run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
 
@@ -157,11 +159,9 @@ class ProbeHook:
 
 
 def dashboard_values(measurements: Sequence[Measurement]) -> dict[str, float]:
-    """What views show: lm-eval's metrics and the continuous ones of `DASHBOARD_METRICS`, by their stable names."""
-    families = ("correct_prob", "margin", "norm_correct_prob", "norm_margin")
-    record_only = {family + suffix for family in families for suffix in VARIANTS} - set(DASHBOARD_METRICS)
+    """What views show: all metrics but those of `probes.metrics.RECORD_ONLY`, by their stable names."""
     return {
-        probe_name(row.domain, row.task, row.metric): row.value for row in measurements if row.metric not in record_only
+        probe_name(row.domain, row.task, row.metric): row.value for row in measurements if row.metric not in RECORD_ONLY
     }
 
 

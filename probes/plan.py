@@ -22,27 +22,28 @@ from pretrain.errors import ProbeError
 from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 """Raised when the files or the meaning of packed rows change; a part of the plan hash."""
 
 _ROW_NUMBERS = ("prefix", "num_blocks", "block_length", "num_real_tokens")
 _ROW_ARRAYS = ("tokens_S", "positions_S", "ends_S", "wanted_W", "pair_wanted_P", "pair_target_P", "pair_id_P")
 _TABLE_ARRAYS = (
-    "task_R", "item_R", "choice_R", "is_choice_R", "is_gold_R", "num_chars_R", "num_bytes_R",
+    "task_R", "item_R", "choice_R", "is_choice_R", "is_gold_R", "is_whole_R", "num_chars_R", "num_bytes_R",
     "span_pairs", "span_offsets_R1",
 )  # fmt: skip
 
 
 @dataclass(slots=True)
 class RequestTable:
-    """Requests as columns, ordered by task, item, choice.
+    """Requests as columns, ordered by task and item; see `probes.request.Request`.
 
     Attributes:
         task_R: int32, index into `Plan.tasks`.
         item_R: int32, number of the item in its task.
         choice_R: int32, number of the request in its item.
         is_choice_R: bool, one of the item's answers.
-        is_gold_R: bool, the item's right answer.
+        is_gold_R: bool, a right answer of the item.
+        is_whole_R: bool, prompt and answer as one text; none of lm-eval's requests.
         num_chars_R: int32, characters of the continuation without leading white space.
         num_bytes_R: int32, the same in UTF-8 bytes.
         span_pairs: int64, pair ids of all requests' continuations one after the other.
@@ -54,6 +55,7 @@ class RequestTable:
     choice_R: np.ndarray
     is_choice_R: np.ndarray
     is_gold_R: np.ndarray
+    is_whole_R: np.ndarray
     num_chars_R: np.ndarray
     num_bytes_R: np.ndarray
     span_pairs: np.ndarray
@@ -93,12 +95,18 @@ class Plan:
         return sum(len(row.tokens_S) for row in self.rows.rows)
 
     def chance(self) -> dict[str, float]:
-        """Accuracy of guessing by task, the mean of 1 / choices over its items; tasks without choices are left out."""
+        """Accuracy of guessing by task: the mean over items of right answers / choices, one if none is known.
+
+        Tasks whose items have a single answer, which nobody guesses, are left out.
+        """
         table, levels = self.table, {}
         for index, task in enumerate(self.tasks):
-            items = table.item_R[(table.task_R == index) & table.is_choice_R]
-            if len(items):
-                levels[task.name] = float(np.mean(1.0 / np.unique(items, return_counts=True)[1]))
+            choices = (table.task_R == index) & table.is_choice_R
+            if choices.any():
+                _, inverse, counts = np.unique(table.item_R[choices], return_inverse=True, return_counts=True)
+                right = np.maximum(1, np.bincount(inverse, weights=table.is_gold_R[choices]))
+                if counts.max() > 1:
+                    levels[task.name] = float(np.mean(right / counts))
         return levels
 
     def save(self, folder: Path) -> None:
@@ -209,6 +217,7 @@ def compile_plan(requests: SuiteRequests, tokenizer: ProbeTokenizer, settings: P
         choice_R=np.array([request.choice for request in every], np.int32),
         is_choice_R=np.array([request.is_choice for request in every], bool),
         is_gold_R=np.array([request.is_gold for request in every], bool),
+        is_whole_R=np.array([request.is_whole for request in every], bool),
         num_chars_R=np.array([request.num_chars for request in every], np.int32),
         num_bytes_R=np.array([request.num_bytes for request in every], np.int32),
         span_pairs=packing.span_pairs,

@@ -47,10 +47,14 @@ class Request:
         choice: number of the request within its item (lm-eval's idx).
         context: token ids before the continuation, at least one.
         continuation: token ids whose log-probability is wanted, at least one.
-        num_chars: characters of the continuation's text without leading white space, at least 1.
+        num_chars: characters of the continuation's text without leading white space, at least 1 for a choice. A
+            text cut into windows has its whole length at its first window, 0 at the others.
         num_bytes: the same in UTF-8 bytes.
-        is_choice: one of the item's answers (False for extra requests, such as unconditional ones).
-        is_gold: the right answer; at most one an item.
+        is_choice: one of the item's answers; False for lm-eval's extra requests (unconditional answers), for
+            windows of a text, and for `is_whole`.
+        is_gold: a right answer; an item may have several.
+        is_whole: the prompt and the answer `choice` from their second token on, for OpenCompass's PPL mode; not
+            one of lm-eval's requests. All others with the same task, item and choice answer one of them together.
     """
 
     task: int
@@ -62,6 +66,7 @@ class Request:
     num_bytes: int
     is_choice: bool
     is_gold: bool
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,20 @@ class TaskFacts:
         domain: domain in the suite.
         num_fewshot: examples in the prompt.
         num_items: items scored.
+        output_type: lm-eval's: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, or `generate_until`,
+            whose gold answers are scored in place of generated ones.
+        not_computed: lm-eval's metrics that would need generated text, by name and with commas; often none.
+        num_without_gold: items whose right answer is not among their choices: wrong for lm-eval, and without
+            continuous metrics.
     """
 
     name: str
     domain: str
     num_fewshot: int
     num_items: int
+    output_type: str = "multiple_choice"
+    not_computed: str = ""
+    num_without_gold: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from pretrain.engine.base import Scorer, TokenLogProbs
 from pretrain.errors import ProbeError
 from probes.harness import Harness
-from probes.metrics import MetricValue, item_metrics
+from probes.metrics import MetricValue, item_metrics, rescaled_accuracies
 from probes.plan import Plan
 from probes.record import Measurement
 from probes.suite import MEAN_TASK
@@ -85,10 +85,13 @@ def measure(
         facts: of the checkpoint.
         seconds: wall time of scoring.
     """
-    values = harness.metrics(answers.log_likelihood_R, answers.is_greedy_R)
+    values = harness.metrics(plan.table, answers.log_likelihood_R, answers.is_greedy_R)
     taken = {(value.task, value.metric) for value in values}
     continuous = item_metrics(plan.table, answers.log_likelihood_R)
     values.extend(value for value in continuous if (value.task, value.metric) not in taken)
+    chance = plan.chance()
+    levels = {index: chance[task.name] for index, task in enumerate(plan.tasks) if task.name in chance}
+    values.extend(rescaled_accuracies(values, levels))
     values.sort(key=lambda value: value.task)
 
     def row(task: str, domain: str, num_fewshot: int, value: MetricValue) -> Measurement:

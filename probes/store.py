@@ -119,10 +119,10 @@ class ProbeStore:
         return {step for step, pairs in found.items() if pairs >= wanted}
 
     def write_items(self, plan: Plan, answers: Answers, *, step: int) -> Path:
-        """Writes the answers to every request of a step.
+        """Writes the answers to every request of a step, to `items/<plan_hash>/step_<step>.parquet`.
 
-        Columns: task, item, choice, is_gold, log_likelihood (nats), is_greedy, num_tokens, num_bytes; the plan
-        hash and the suite are in the file's metadata.
+        Columns: task, and those of `probes.paired.COLUMNS`; log-likelihoods are in nats. The plan hash, the suite
+        and the step are in the file's metadata.
 
         Raises:
             ProbeError: the file cannot be written.
@@ -136,10 +136,13 @@ class ProbeStore:
             "task": pa.DictionaryArray.from_arrays(pa.array(table.task_R), names),
             "item": table.item_R,
             "choice": table.choice_R,
+            "is_choice": table.is_choice_R,
             "is_gold": table.is_gold_R,
+            "is_whole": table.is_whole_R,
             "log_likelihood": answers.log_likelihood_R,
             "is_greedy": answers.is_greedy_R,
             "num_tokens": table.num_tokens_R.astype(np.int32),
+            "num_chars": table.num_chars_R,
             "num_bytes": table.num_bytes_R,
         }
         metadata = {"plan_hash": plan.plan_hash, "suite": plan.suite, "step": str(step)}

@@ -20,7 +20,7 @@ MEAN_TASK = "mean"
 """Task name of a domain's mean in measurements; no task may bear it."""
 
 _SUITE_KEYS = ("description", "tasks")
-_TASK_KEYS = ("task", "domain", "num_fewshot", "limit")
+_TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +32,14 @@ class TaskSpec:
         domain: domain its metrics are averaged under; also a part of metric names, so without `/`.
         num_fewshot: examples in the prompt; None is what the task's own definition says (0 if nothing).
         limit: score the first so many items only; None is all.
+        ppl: score prompt and answer as one text, too, as OpenCompass's PPL mode does: `ppl_acc` and `ppl_gold`.
     """
 
     task: str
     domain: str
     num_fewshot: int | None = None
     limit: int | None = None
+    ppl: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def _parse_task(entry: Any, where: str, problems: list[str]) -> TaskSpec | None:
         value = entry.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
             problems.append(f"{where}.{key}={value!r} is not a whole number of at least {minimum}.")
+    if not isinstance(entry.get("ppl", False), bool):
+        problems.append(f"{where}.ppl={entry['ppl']!r} is neither true nor false.")
     return TaskSpec(**entry) if len(problems) == before else None
 
 

@@ -46,7 +46,7 @@ def write_task(folder: Path, name: str, items: list[dict[str, Any]], definition:
 
 @pytest.fixture(scope="session")
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tasks: t_choice, t_word, t_pairs (no context), t_blank (choices in the context), t_shots, t_spaces."""
+    """Tasks: t_choice, t_word, t_pairs (no context), t_blank (choices in the context), t_shots, t_spaces, and more."""
     folder = tmp_path_factory.mktemp("tasks")
     rnd = random.Random(1)
     choice = [
@@ -93,10 +93,77 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         },
     )
+    _write_texts(folder, rnd)
+    _write_generative(folder, rnd)
+    _write_own_metrics(folder, rnd)
     return folder
 
 
+def _write_texts(folder: Path, rnd: random.Random) -> None:
+    """t_text, whole texts: some shorter than a window of 24 tokens, some much longer."""
+    texts = [{"page": "\n".join(sentence(rnd) for _ in range(rnd.randint(1, 9)))} for _ in range(8)]
+    metrics = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
+    definition = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{page}}"}
+    write_task(folder, "t_text", texts, {**definition, "metric_list": metrics})
+
+
+def _write_generative(folder: Path, rnd: random.Random) -> None:
+    """t_solve, one answer each; t_recall, several accepted ones, and none for item 2; t_program, with its test."""
+    generated = {
+        "output_type": "generate_until",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "generation_kwargs": {"until": ["\n"]},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    solve = [{"question": sentence(rnd), "answer": sentence(rnd)} for _ in range(9)]
+    write_task(folder, "t_solve", solve, {**generated, "doc_to_target": "{{answer}}", "num_fewshot": 1})
+    recall = [{"question": sentence(rnd), "answer": [sentence(rnd, 1, 3), "cat", "dog"]} for _ in range(6)]
+    recall[2]["answer"] = []
+    write_task(folder, "t_recall", recall, {**generated, "doc_to_target": "answer"})
+    program = [{"question": sentence(rnd), "canonical_solution": sentence(rnd), "test": "cat"} for _ in range(4)]
+    write_task(folder, "t_program", program, {**generated, "doc_to_target": "{{test}}", "unsafe_code": True})
+
+
+def _write_own_metrics(folder: Path, rnd: random.Random) -> None:
+    """t_every, all of lm-eval's metrics for choices; t_sets, a set of right ones, scored as TruthfulQA's mc2."""
+    choice = [
+        {"question": sentence(rnd), "choices": [sentence(rnd, 1, 4) for _ in range(2)], "gold": rnd.randrange(2)}
+        for _ in range(24)
+    ]
+    names = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "mcc", "brier_score")
+    own = {"f1": "f1", "mcc": "matthews_corrcoef", "brier_score": "brier_score"}
+    metrics = [{"metric": name, "aggregation": own.get(name, "mean"), "higher_is_better": True} for name in names]
+    definition = {**MULTIPLE_CHOICE, "doc_to_text": "Question: {{question}}\nAnswer:", "metric_list": metrics}
+    write_task(folder, "t_every", choice, definition)
+    sets = []
+    for _ in range(14):
+        labels = [1, 0] + [rnd.randrange(2) for _ in range(rnd.randint(0, 4))]
+        rnd.shuffle(labels)
+        targets = {"choices": [sentence(rnd, 1, 6) for _ in labels], "labels": labels}
+        sets.append({"question": sentence(rnd), "mc2_targets": targets})
+    definition = {
+        **MULTIPLE_CHOICE,
+        "doc_to_text": "Q: {{question}}\nA:",
+        "doc_to_target": 0,
+        "doc_to_choice": "{{mc2_targets.choices}}",
+        "metric_list": MULTIPLE_CHOICE["metric_list"][:1],
+    }
+    write_task(folder, "t_sets", sets, definition)
+    (folder / "mc2.py").write_text(
+        "import numpy as np\n"
+        "def process_results(doc, results):\n"
+        "    p = np.exp(np.array([ll for ll, _ in results]))\n"
+        "    return {'acc': np.sum((p / np.sum(p))[np.array(doc['mc2_targets']['labels']) == 1])}\n"
+    )
+    with (folder / "t_sets.yaml").open("a") as file:
+        file.write("process_results: !function mc2.process_results\n")
+
+
 ALL_TASKS = ("t_choice", "t_shots", "t_spaces", "t_word", "t_pairs", "t_blank")
+
+
+MORE_TASKS = ("t_text", "t_every", "t_sets")
+"""Scored by lm-eval without generating; beside t_solve, t_recall and t_program, which are not."""
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import pytest
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.errors import ProbeError
 from probes.harness import Harness, load_harness
+from probes.plan import PlanSettings, RequestTable, compile_plan
+from probes.request import SuiteRequests
 from probes.suite import Suite, TaskSpec, load_suite
 from tests.support.hf_scorer import hf_tokenizer, tiny_llama
 from tests.unit.probes.conftest import ALL_TASKS, MULTIPLE_CHOICE, write_task
@@ -18,6 +20,10 @@ from tests.unit.probes.conftest import ALL_TASKS, MULTIPLE_CHOICE, write_task
 
 def one(task: str, **fields: Any) -> Suite:
     return Suite("one", (TaskSpec(task=task, domain="d", **fields),))
+
+
+def table_of(captured: SuiteRequests, tokenizer: Tokenizer, *, max_length: int = 256) -> RequestTable:
+    return compile_plan(captured, tokenizer, PlanSettings(max_length=max_length, add_bos=True)).table
 
 
 def lm_eval_tasks(task_folder: Path, tmp_path: Path) -> Any:
@@ -78,8 +84,9 @@ def test_metrics_equal_those_of_simple_evaluate_with_the_same_answers(
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     manager = lm_eval_tasks(task_folder, tmp_path)
     expected = evaluator.simple_evaluate(model, tasks=list(ALL_TASKS), task_manager=manager, bootstrap_iters=1000)
+    table = table_of(captured, tokenizer)
     for _ in range(2):  # answering twice must not add up
-        found = harness.metrics(log_likelihood, greedy)
+        found = harness.metrics(table, log_likelihood, greedy)
         assert len(found) == 11
         for value in found:
             results = expected["results"][captured.tasks[value.task].name]
@@ -132,12 +139,23 @@ def test_a_folder_of_tasks_that_is_not_there_is_named():
         load_harness(one("t_choice"), task_paths=["nowhere"])
 
 
-@pytest.mark.parametrize("output_type", ["generate_until", "loglikelihood_rolling"])
-def test_a_task_we_cannot_score_is_refused_by_name(tmp_path: Path, output_type: str):
-    definition = {"output_type": output_type, "doc_to_text": "{{question}}", "doc_to_target": "{{question}}"}
-    write_task(tmp_path, "other", [{"question": "q"}], definition)
-    with pytest.raises(ProbeError, match=f"Task other has output_type {output_type}"):
+def test_a_task_with_images_is_refused_by_name(tmp_path: Path):
+    definition = {"output_type": "generate_until", "doc_to_text": "{{question}}", "doc_to_target": "{{question}}"}
+    write_task(tmp_path, "other", [{"question": "q"}], {**definition, "doc_to_image": "question"})
+    with pytest.raises(ProbeError, match="Task other has images or sound"):
         load_harness(one("other"), task_paths=[tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "message"),
+    [
+        ("t_word", {"ppl": True}, "t_word has output_type loglikelihood, but the suite asks for ppl"),
+        ("t_text", {"num_fewshot": 2}, "t_text scores texts without a prompt"),
+    ],
+)
+def test_what_a_task_cannot_give_is_refused_by_name(task_folder: Path, task: str, fields: Any, message: str):
+    with pytest.raises(ProbeError, match=message):
+        load_harness(one(task, **fields), task_paths=[task_folder])
 
 
 def test_a_task_whose_data_are_missing_is_named_with_the_cause(tmp_path: Path):
@@ -169,7 +187,8 @@ def test_items_with_an_empty_or_overlong_answer_are_skipped_by_name(tmp_path: Pa
     assert captured.tasks[0].num_items == 1
     assert [text.split(":")[0] for text in captured.skipped] == [f"holes, item {number}" for number in (1, 2, 3)]
     assert "continuation 1 is empty" in captured.skipped[0] and "limit is 32" in captured.skipped[2]
-    found = harness.metrics(np.array([-1.0, -2.0]), np.array([False, False]))
+    table = table_of(captured, tokenizer, max_length=32)
+    found = harness.metrics(table, np.array([-1.0, -2.0]), np.array([False, False]))
     assert {(value.metric, value.value, value.num_items) for value in found} == {("acc", 1.0, 1), ("acc_norm", 1.0, 1)}
 
 
@@ -202,15 +221,16 @@ def test_random_state_is_left_as_it_was(task_folder: Path, suite: Suite, tokeniz
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     harness = load_harness(suite, task_paths=[task_folder])
     captured = harness.capture(tokenizer, add_bos=False, max_length=256)
-    harness.metrics(np.zeros(len(captured.requests)), np.zeros(len(captured.requests), bool))
+    table = table_of(captured, tokenizer)
+    harness.metrics(table, np.zeros(len(captured.requests)), np.zeros(len(captured.requests), bool))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
 
 
 def test_the_wrong_number_of_answers_is_an_error(task_folder: Path, tokenizer: Tokenizer):
     harness: Harness = load_harness(one("t_choice"), task_paths=[task_folder])
-    harness.capture(tokenizer, add_bos=False, max_length=256)
+    table = table_of(harness.capture(tokenizer, add_bos=False, max_length=256), tokenizer)
     with pytest.raises(ProbeError, match="3 answers to the 80 requests"):
-        harness.metrics(np.zeros(3), np.zeros(3, bool))
+        harness.metrics(table, np.zeros(3), np.zeros(3, bool))
 
 
 def test_every_bundled_task_loads_and_is_scorable_at_the_demo_length(tokenizer: Tokenizer):
@@ -237,10 +257,10 @@ def test_loading_offline_writes_nothing_outside_a_temporary_folder(tmp_path: Pat
     assert result.stderr == ""
 
 
-def test_lm_eval_is_imported_by_one_file_and_only_when_needed():
+def test_lm_eval_is_imported_by_three_files_and_only_when_needed():
     package = Path(__file__).parents[3] / "probes"
-    importing = [p.name for p in package.rglob("*.py") if "from lm_eval" in p.read_text()]
-    assert importing == ["harness.py"]
+    importing = {p.name for p in package.rglob("*.py") if "from lm_eval" in p.read_text()}
+    assert importing == {"harness.py", "encode.py", "lm_eval_metrics.py"}
     program = "import sys, probes.hook, probes.score; print({'lm_eval', 'torch', 'datasets'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     command = [sys.executable, "-c", program]

@@ -1,0 +1,95 @@
+"""lm-eval's own metrics of a task, from answers to its requests: its filters, `process_results`, aggregations.
+
+Imports lm-eval (lazily). Standard errors are made here: lm-eval's bootstrap forks a pool of processes and draws
+100,000 times, neither of which belongs beside live training.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from probes.capture import by_item
+from probes.metrics import MetricValue
+
+BOOTSTRAP_RESAMPLES = 200
+"""Resamples of a bootstrapped standard error, which is then known to 5 % (1 / √(2 · 200)). 1,000 of scikit-learn's f1
+take a second, at every save."""
+
+
+def task_metrics(task: Any, index: int) -> Iterator[MetricValue]:
+    """What `lm_eval.evaluator.evaluate` does after the model has answered, for one task.
+
+    Names are lm-eval's, `name,filter` for filters other than the default one.
+
+    Args:
+        task: lm-eval's Task, its instances answered (`resps`).
+        index: of the task in the suite.
+    """
+    from lm_eval.api.metrics import mean
+
+    task.apply_filters()
+    items = by_item(task.instances)
+    for filter_name in task.instances[0].filtered_resps:
+        values: dict[str, list[Any]] = {}
+        for instances in items.values():
+            answers = [instance.filtered_resps[filter_name] for instance in instances]
+            for metric, value in task.process_results(instances[0].doc, answers).items():
+                values.setdefault(metric, []).append(value)
+        for metric, per_item in values.items():
+            aggregate = task.aggregation().get(metric, mean)
+            value = aggregate(per_item)
+            if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
+                name = metric if filter_name == "none" else f"{metric},{filter_name}"
+                yield MetricValue(index, name, float(value), standard_error(aggregate, per_item), len(per_item))
+
+
+def standard_error(aggregate: Any, values: Sequence[Any]) -> float | None:
+    """Standard error of an aggregation of lm-eval's over items; None for one item or an aggregation unknown here.
+
+    - `mean`, `acc_all`: lm-eval's closed forms.
+    - `perplexity`: the delta method, where lm-eval bootstraps.
+    - `weighted_perplexity`, `bits_per_byte`: that of a ratio of sums, by linearisation; lm-eval has none.
+    - `brier_score`: that of the mean over items; lm-eval has none.
+    - `f1`, `matthews_corrcoef`, `median`, `nanmean`: lm-eval's bootstrap with its seeds, in this process.
+    """
+    from lm_eval.api import metrics
+
+    if len(values) < 2:
+        return None
+    if aggregate is metrics.acc_all:
+        return float(metrics.acc_all_stderr(values))
+    if aggregate is metrics.mean:
+        return _of_the_mean(values)
+    if aggregate is metrics.perplexity:
+        return math.exp(-float(np.mean(values))) * _of_the_mean(values)
+    if aggregate in (metrics.weighted_perplexity, metrics.bits_per_byte):
+        slope = aggregate(values) if aggregate is metrics.weighted_perplexity else 1 / math.log(2)
+        return slope * _of_a_ratio(values)
+    if aggregate is metrics.brier_score:
+        return _of_the_mean([metrics.brier_score([value]) for value in values])
+    if aggregate in (metrics.f1_score, metrics.matthews_corrcoef, metrics.median, metrics.nanmean):
+        return _bootstrapped(aggregate, values)
+    return None
+
+
+def _of_the_mean(values: Sequence[Any]) -> float:
+    return float(np.std(np.asarray(values, np.float64), ddof=1) / math.sqrt(len(values)))
+
+
+def _of_a_ratio(values: Sequence[tuple[float, float]]) -> float:
+    """Σa / Σb over items (a, b), as if b were fixed: √n · std(a − Rb) / Σb."""
+    above, below = np.asarray(values, np.float64).T
+    residual = above - above.sum() / below.sum() * below
+    return float(math.sqrt(len(values)) * np.std(residual, ddof=1) / below.sum())
+
+
+def _bootstrapped(aggregate: Any, values: Sequence[Any]) -> float:
+    """What lm-eval's `bootstrap_stderr` gives for that many resamples (at most 1,000), without its processes."""
+    draw = random.Random(0)
+    resampled = [aggregate(draw.choices(values, k=len(values))) for _ in range(BOOTSTRAP_RESAMPLES)]
+    return float(np.std(resampled, ddof=1))
