@@ -26,6 +26,7 @@ from pretrain.errors import ProbeError
 from probes.capture import HarnessTask, describe_task, task_requests
 from probes.encode import build_encoder
 from probes.lm_eval_metrics import task_metrics
+from probes.local_data import dataset_folder, find_splits, read_split
 from probes.metrics import MetricValue, answer_starts
 from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
@@ -117,17 +118,24 @@ class Harness:
         return found
 
 
-def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: int | None = None) -> Harness:
+def load_harness(
+    suite: Suite,
+    *,
+    task_paths: Sequence[str | Path] = (),
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+) -> Harness:
     """Builds the suite's tasks and their prompts.
 
     A name is looked up in `task_paths` (the first folder that has it), then among the bundled tasks, then in
-    lm-eval's own index (which takes seconds to read, so only if need be). Data sets are looked for on this
-    machine only, unless HF_HUB_OFFLINE and HF_DATASETS_OFFLINE say otherwise. Groups and tags become their
-    tasks. Python's and numpy's random state are left as they were.
+    lm-eval's own index (which takes seconds to read, so only if need be). Data sets are looked for in `data_dir`,
+    then in the cache of `datasets`; on this machine only, unless HF_HUB_OFFLINE and HF_DATASETS_OFFLINE say
+    otherwise. Groups and tags become their tasks. Python's and numpy's random state are left as they were.
 
     Args:
         suite: what to load.
         task_paths: folders with lm-eval task YAML files; `${TASK_DIR}` in a value is the file's folder.
+        data_dir: folder of data sets, see `probes.local_data` for its layout.
         limit: items per task at most, beside the suite's own limits.
 
     Raises:
@@ -139,7 +147,9 @@ def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: 
     for folder in task_paths:
         if not Path(folder).is_dir():
             raise ProbeError(f"probe.task_paths={folder}: there is no such folder. Give folders of task YAML files.")
-    finder = _TaskFinder(task_paths)
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise ProbeError(f"probe.data_dir={data_dir}: there is no such folder. Give a folder of data sets.")
+    finder = _TaskFinder(task_paths, data_dir)
     tasks: list[HarnessTask] = []
     with _cached_templates(), _preserved_random_state():
         for spec in suite.tasks:
@@ -156,17 +166,16 @@ def load_harness(suite: Suite, *, task_paths: Sequence[str | Path] = (), limit: 
 class _TaskFinder:
     """Looks tasks up in lm-eval's indexes and builds them."""
 
-    def __init__(self, task_paths: Sequence[str | Path]) -> None:
+    def __init__(self, task_paths: Sequence[str | Path], data_dir: str | Path | None = None) -> None:
         from lm_eval.tasks import TaskManager
 
         folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
         self._local = TaskManager(include_path=folders, include_defaults=False)
+        self._data_dir = data_dir
 
-    @functools.cached_property
+    @property
     def _builtin(self) -> Any:
-        from lm_eval.tasks import TaskManager
-
-        return TaskManager()
+        return _builtin_manager()
 
     def load(self, spec: TaskSpec) -> list[Any]:
         """The lm-eval tasks of a line of the suite, data read, prompts not yet built."""
@@ -179,15 +188,77 @@ class _TaskFinder:
                 f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
             )
         try:
-            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet():
+            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet(), _local_data(self._data_dir):
                 wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
-                return list(manager.load([wanted])["tasks"].values())
+                tasks = list(manager.load([wanted])["tasks"].values())
+        except ProbeError:
+            raise
         except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
             raise ProbeError(
                 f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
-                f"Data sets must be on this machine already; set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to "
-                f"let lm-eval download them."
+                f"Data sets must be on this machine already: fetch them with `python -m probes prefetch` where there "
+                f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
+                f"lm-eval download them."
             ) from error
+        for task in tasks:
+            _need_examples(task, spec, self._data_dir)
+        return tasks
+
+
+@functools.cache
+def _builtin_manager() -> Any:
+    """lm-eval's own index: nearly 14,000 files, some 17 seconds of parsing, read once a process."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+@contextlib.contextmanager
+def _local_data(data_dir: str | Path | None) -> Iterator[None]:
+    """Has tasks built meanwhile read their data set from `data_dir`, if it is there, in place of the hub."""
+    from lm_eval.api.task import ConfigurableTask
+
+    original = ConfigurableTask.download
+
+    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        config = self.config
+        files = find_splits(data_dir, config.dataset_path, config.dataset_name) if data_dir is not None else {}
+        if not files or callable(config.custom_dataset):
+            original(self, dataset_kwargs, **kwargs)
+            return
+        evaluated = config.test_split or config.validation_split
+        shots = _fewshot_split(config)
+        if evaluated not in files:
+            folder = dataset_folder(data_dir or "", config.dataset_path, config.dataset_name)
+            raise ProbeError(f"Task {config.task} needs split {evaluated!r}, but {folder} has {', '.join(files)} only.")
+        self.dataset = {split: read_split(files[split]) for split in files if split in (evaluated, shots)}
+        if shots is not None and shots not in files:
+            self.fewshot_docs = lambda: None  # needed only where the suite asks for examples, see _need_examples
+
+    ConfigurableTask.download = download
+    try:
+        yield
+    finally:
+        ConfigurableTask.download = original
+
+
+def _need_examples(task: Any, spec: TaskSpec, data_dir: str | Path | None) -> None:
+    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
+    if wanted and not hasattr(task, "sampler") and data_dir is not None:
+        folder = dataset_folder(data_dir, task.config.dataset_path, task.config.dataset_name)
+        raise ProbeError(
+            f"Task {task.task_name} draws its {wanted} examples from split {_fewshot_split(task.config)!r}, which "
+            f"{folder} has not. Add the file, or set num_fewshot: 0 in the suite."
+        )
+
+
+def _fewshot_split(config: Any) -> str | None:
+    """The split that lm-eval draws examples from; None where the definition itself has them."""
+    if config.fewshot_config.split is not None:
+        return config.fewshot_config.split
+    if config.fewshot_config.samples is not None:
+        return None
+    return config.training_split or config.validation_split or config.test_split
 
 
 def _task_config(path: Path, cache: str) -> dict[str, Any]:

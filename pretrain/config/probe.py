@@ -19,5 +19,8 @@ class ProbeConfig:
     data set is not there read it from the cache of `datasets`."""
     limit: int | None = None
     """Items per task at most; null is what the suite says."""
+    plan: str | None = None
+    """Folder of a plan compiled before by `python -m probes compile`, for runs without the data sets; it must agree
+    with suite, limit, tokens_per_row, tokenizer and sequence length of the run. Null compiles at the start."""
     tokens_per_row: int = 4096
     """Token budget of one packed row; more needs more memory and keeps a GPU busier."""
