@@ -28,7 +28,7 @@ CHOICES = {
     "engine.recompute": ("none", "selective", "full"),
     "precision.compute": ("bf16", "fp32"),
     "checkpoint.export": ("none", "last", "all"),
-    "probe.mode": ("inline", "off"),
+    "probe.mode": ("inline", "beside", "off"),
 }
 """Allowed values of the fields that are names."""
 
@@ -99,7 +99,7 @@ def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[
     yield from _data_problems(config)
     if not ranges:  # what follows divides by these fields
         yield from _model_problems(config)
-        yield from _parallel_problems(config)
+        yield from parallel_problems(config)
         if not durations:
             yield from schedule_problems(config)
         yield from _world_problems(config, world_size)
@@ -185,7 +185,8 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _parallel_problems(config: RunConfig) -> Iterator[str]:
+def parallel_problems(config: RunConfig) -> Iterator[str]:
+    """Where the process grid does not fit the model; the ranges of both have been checked."""
     model, parallel, length = config.model, config.parallel, config.train.sequence_length
     multiple = model.vocab_multiple
     shared = {

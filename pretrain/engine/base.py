@@ -143,6 +143,22 @@ class Scorer(Protocol):
         ...
 
 
+class CheckpointScorer(Scorer, Protocol):
+    """A model without optimizer, for scoring weights that lie on disk. Every method is called by every rank."""
+
+    def load(self, source: TensorSource) -> None:
+        """Replaces all weights in place; `score` is allowed after the first. No rank waits for another here.
+
+        Raises:
+            CheckpointError: missing or damaged tensors; load others before scoring again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases process groups."""
+        ...
+
+
 class ShardedState(Protocol):
     """This rank's part of fp32 weights and moments, as views that checkpoints stage from and load into."""
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+from pretrain.config.checks import parallel_problems
+from pretrain.config.grid import grid_problems
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import Engine
+from pretrain.engine.base import CheckpointScorer, Engine
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -63,3 +65,38 @@ def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> En
     from pretrain.engine.megatron.engine import MegatronEngine
 
     return MegatronEngine(config, spec, device)
+
+
+def check_scorer(config: RunConfig, spec: ModelSpec, *, world_size: int) -> list[str]:
+    """Problems of this layout for scoring a model of these sizes; empty when it can run.
+
+    Args:
+        config: as for `build_scorer`.
+        spec: the model.
+        world_size: processes of the job.
+    """
+    sizes = RunConfig(parallel=config.parallel)
+    sizes.model.num_layers, sizes.model.hidden_size = spec.num_layers, spec.hidden_size
+    sizes.model.ffn_hidden_size = spec.ffn_hidden_size
+    sizes.model.num_attention_heads = spec.num_attention_heads
+    sizes.model.num_query_groups = spec.num_query_groups
+    sizes.tokenizer.vocab_size = sizes.model.vocab_multiple = spec.padded_vocab_size
+    # Context-parallel ranks score whole rows: no sequence is cut.
+    sizes.train.sequence_length = 2 * config.parallel.context * config.parallel.tensor
+    problems = [*parallel_problems(sizes), *grid_problems(config.parallel, world_size=world_size)]
+    return problems + check_machine(config)
+
+
+def build_scorer(config: RunConfig, spec: ModelSpec, device: torch.device) -> CheckpointScorer:
+    """A model that only scores, without weights yet. Every rank calls it once.
+
+    Args:
+        config: of it only `parallel`, `precision`, `engine.transformer_engine`, `run.seed` and
+            `train.sequence_length` count; data parallel is what remains of the processes.
+        spec: the model.
+        device: where this rank computes.
+
+    """
+    from pretrain.engine.megatron.scorer import MegatronScorer
+
+    return MegatronScorer(config, spec, device)

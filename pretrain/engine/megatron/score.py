@@ -243,8 +243,8 @@ class _Head:
         top = local_max.clone()
         dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
         total = total * (local_max - top).exp()
-        dist.all_reduce(total, group=group)
-        dist.all_reduce(logit, group=group)
+        total = _sum_in_order(total, group)
+        dist.all_reduce(logit, group=group)  # all but one rank add zero: no rounding
         arg = torch.where(local_max == top, arg, torch.iinfo(torch.int64).max)
         dist.all_reduce(arg, dist.ReduceOp.MIN, group=group)
         if parallel_state.get_tensor_model_parallel_rank() == 0:
@@ -252,6 +252,23 @@ class _Head:
             answers[0, ids] = logit.double() - top[at].double() - total[at].double().log()
             answers[1, ids] = (arg[at] == target).double()
         return answers
+
+
+def _sum_in_order(part: torch.Tensor, group: Any) -> torch.Tensor:
+    """Sum over the group in the order of its ranks.
+
+    An all-reduce adds each part of a buffer in another order, so a number would depend on which others are scored in
+    the same call; a suite scored slice by slice must give the bits of one scored at once.
+    """
+    if dist.get_world_size(group) <= 2:
+        dist.all_reduce(part, group=group)  # a + b = b + a
+        return part
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, part.contiguous(), group=group)
+    total = parts[0]
+    for other in parts[1:]:
+        total = total + other
+    return total
 
 
 def _pick(hidden_SH: torch.Tensor, wanted_W: torch.Tensor, sequence_parallel: bool) -> torch.Tensor:

@@ -68,6 +68,21 @@ def blocks_of(chunks: Sequence[Any]) -> Blocks:
     return found
 
 
+@torch.no_grad()
+def fill_weights(blocks: Blocks, source: TensorSource) -> None:
+    """Fills the weights the model computes with, in place and straight from the files: no gather is needed.
+
+    Args:
+        blocks: see `blocks_of`.
+        source: a checkpoint of any layout, or a Hugging Face folder.
+
+    Raises:
+        CheckpointError: see `TensorSource.fill`; the weights are then partly of one model and partly of another.
+    """
+    for parameter, parts in blocks.items():
+        source.fill(parts, "param", parameter.data.view(-1), 0)
+
+
 class MegatronState:
     """`ShardedState` of plain and distributed Megatron optimizers.
 
@@ -132,7 +147,7 @@ class MegatronState:
         for parameter, start, views in self._ranges():
             for kind in KINDS:
                 reader.fill(self._blocks[parameter], kind, views[kind], start)
-        self._load_weights(reader)
+        fill_weights(self._blocks, reader)
 
     @torch.no_grad()
     def start_from(self, source: TensorSource) -> None:
@@ -140,12 +155,7 @@ class MegatronState:
         self.ensure_moments(step=0)
         for parameter, start, views in self._ranges():
             source.fill(self._blocks[parameter], "param", views["param"], start)
-        self._load_weights(source)
-
-    def _load_weights(self, source: TensorSource) -> None:
-        """Fills the weights the model computes with, straight from the files: no gather is needed."""
-        for parameter in self._parameters:
-            source.fill(self._blocks[parameter], "param", parameter.data.view(-1), 0)
+        fill_weights(self._blocks, source)
 
     def optimizer_step(self) -> int:
         """Updates applied so far, as Adam's bias correction counts them; 0 on a rank without parameters."""
