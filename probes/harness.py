@@ -11,47 +11,45 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import os
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
 from probes.capture import HarnessTask, describe_task, task_requests
 from probes.encode import build_encoder
+from probes.finder import TaskFinder, data_from_folder, need_examples, quiet
+from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import task_metrics
-from probes.local_data import dataset_folder, find_splits, read_split
 from probes.metrics import MetricValue, answer_starts
 from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
 
-BUNDLED_TASKS = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for drawing few-shot examples."""
 
 _SCORED = ("loglikelihood", "multiple_choice", "loglikelihood_rolling", "generate_until")
-_FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
-"""Values of `dataset_path` with which `datasets` reads local files."""
 
 
 class Harness:
     """The tasks of a suite, loaded: gives requests once, turns answers into lm-eval's metrics many times.
 
     Args:
-        suite: name of the suite.
+        suite: the suite.
         tasks: with requests built; see `load_harness`.
+        limit: items per task at most, beside the suite's own limits.
     """
 
-    def __init__(self, suite: str, tasks: Sequence[HarnessTask]) -> None:
-        self.suite = suite
+    def __init__(self, suite: Suite, tasks: Sequence[HarnessTask], *, limit: int | None = None) -> None:
+        self.suite = suite.name
         self.tasks = list(tasks)
+        self._specs = suite.tasks
+        self._limit = limit
 
     def capture(self, tokenizer: ProbeTokenizer, *, add_bos: bool, max_length: int) -> SuiteRequests:
         """Tokenised requests of all tasks, as lm-eval's HFLM would tokenise them.
@@ -65,12 +63,14 @@ class Harness:
             max_length: tokens of context the model was trained on.
 
         Raises:
-            ProbeError: a task without a single item that can be scored, or a tokenizer without `<s>` and `</s>`.
+            ProbeError: a task without a single item that can be scored, an item that a plan cannot hold, or a
+                tokenizer without `<s>` and `</s>`.
         """
         encoder = build_encoder(tokenizer, add_bos=add_bos)
         requests: list[Request] = []
         skipped: list[str] = []
         facts: list[TaskFacts] = []
+        tasks: list[StoredTask] = []
         digest = hashlib.sha256()
         with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
@@ -78,12 +78,13 @@ class Harness:
                 requests.extend(captured)
                 skipped.extend(left_out)
                 facts.append(task.facts(captured))
+                tasks.append(store_task(task.task, task.name))
                 digest.update(describe_task(task).encode())
-        return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest())
+                digest.update(tasks[-1].definition.encode())
+        stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks))
+        return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest(), stored)
 
-    def metrics(
-        self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray
-    ) -> list[MetricValue]:
+    def metrics(self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[MetricValue]:
         """lm-eval's own metrics from answers to all requests; none of tasks whose answers would be generated.
 
         Names are lm-eval's, `name,filter` for filters other than the default one; for standard errors see
@@ -141,141 +142,81 @@ def load_harness(
     Raises:
         ProbeError: an unknown task, one that cannot be loaded, or one that cannot be scored.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for folder in task_paths:
-        if not Path(folder).is_dir():
-            raise ProbeError(f"probe.task_paths={folder}: there is no such folder. Give folders of task YAML files.")
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise ProbeError(f"probe.data_dir={data_dir}: there is no such folder. Give a folder of data sets.")
-    finder = _TaskFinder(task_paths, data_dir)
+    _stay_offline()
+    finder = TaskFinder(task_paths, data_from_folder(data_dir))
     tasks: list[HarnessTask] = []
     with _cached_templates(), _preserved_random_state():
         for spec in suite.tasks:
             for task in finder.load(spec):
+                need_examples(task, spec, data_dir)
                 _prepare(task, spec, limit)
                 tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ProbeError(f"Suite {suite.name} holds {', '.join(twice)} more than once, by itself and in a group.")
-    return Harness(suite.name, tasks)
+    return Harness(suite, tasks, limit=limit)
 
 
-class _TaskFinder:
-    """Looks tasks up in lm-eval's indexes and builds them."""
+def restore_harness(stored: StoredSuite, *, task_paths: Sequence[str | Path] = ()) -> Harness:
+    """The tasks of a compiled suite, for metrics only: no data set is read and no prompt is built.
 
-    def __init__(self, task_paths: Sequence[str | Path], data_dir: str | Path | None = None) -> None:
-        from lm_eval.tasks import TaskManager
+    Args:
+        stored: of a plan.
+        task_paths: as for `load_harness`; the tasks' definitions must be found, and be those that were compiled.
 
-        folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
-        self._local = TaskManager(include_path=folders, include_defaults=False)
-        self._data_dir = data_dir
+    Raises:
+        ProbeError: a task that is unknown, has changed, or cannot be restored.
+    """
+    from lm_eval.api.instance import Instance
 
-    @property
-    def _builtin(self) -> Any:
-        return _builtin_manager()
+    _stay_offline()
+    kept = by_name(stored.tasks)
 
-    def load(self, spec: TaskSpec) -> list[Any]:
-        """The lm-eval tasks of a line of the suite, data read, prompts not yet built."""
-        manager = self._local if spec.task in self._local.task_index else self._builtin
-        entry = manager.task_index.get(spec.task)
-        if entry is None:
-            known = [*self._local.all_subtasks, *self._builtin.all_tasks]
+    def give(task: Any) -> bool:
+        if task.config.task not in kept:
             raise ProbeError(
-                f"Task {spec.task!r} (domain {spec.domain}) is unknown.{did_you_mean(spec.task, known)} Tasks are "
-                f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
+                f"Task {task.config.task} is new in a group of suite {stored.name}; compile the plan again."
             )
-        try:
-            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, _quiet(), _local_data(self._data_dir):
-                wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
-                tasks = list(manager.load([wanted])["tasks"].values())
-        except ProbeError:
-            raise
-        except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
-            raise ProbeError(
-                f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
-                f"Data sets must be on this machine already: fetch them with `python -m probes prefetch` where there "
-                f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
-                f"lm-eval download them."
-            ) from error
-        for task in tasks:
-            _need_examples(task, spec, self._data_dir)
-        return tasks
+        give_items(task, kept[task.config.task])
+        return True
 
-
-@functools.cache
-def _builtin_manager() -> Any:
-    """lm-eval's own index: nearly 14,000 files, some 17 seconds of parsing, read once a process."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-@contextlib.contextmanager
-def _local_data(data_dir: str | Path | None) -> Iterator[None]:
-    """Has tasks built meanwhile read their data set from `data_dir`, if it is there, in place of the hub."""
-    from lm_eval.api.task import ConfigurableTask
-
-    original = ConfigurableTask.download
-
-    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        config = self.config
-        files = find_splits(data_dir, config.dataset_path, config.dataset_name) if data_dir is not None else {}
-        if not files or callable(config.custom_dataset):
-            original(self, dataset_kwargs, **kwargs)
-            return
-        evaluated = config.test_split or config.validation_split
-        shots = _fewshot_split(config)
-        if evaluated not in files:
-            folder = dataset_folder(data_dir or "", config.dataset_path, config.dataset_name)
-            raise ProbeError(f"Task {config.task} needs split {evaluated!r}, but {folder} has {', '.join(files)} only.")
-        self.dataset = {split: read_split(files[split]) for split in files if split in (evaluated, shots)}
-        if shots is not None and shots not in files:
-            self.fewshot_docs = lambda: None  # needed only where the suite asks for examples, see _need_examples
-
-    ConfigurableTask.download = download
-    try:
-        yield
-    finally:
-        ConfigurableTask.download = original
-
-
-def _need_examples(task: Any, spec: TaskSpec, data_dir: str | Path | None) -> None:
-    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
-    if wanted and not hasattr(task, "sampler") and data_dir is not None:
-        folder = dataset_folder(data_dir, task.config.dataset_path, task.config.dataset_name)
+    finder = TaskFinder(task_paths, give)
+    tasks: list[HarnessTask] = []
+    with _cached_templates(), _preserved_random_state():
+        for spec in stored.specs:
+            loaded = finder.load(spec)
+            tasks.extend(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl) for task in loaded)
+    if [task.name for task in tasks] != [task.name for task in stored.tasks]:
         raise ProbeError(
-            f"Task {task.task_name} draws its {wanted} examples from split {_fewshot_split(task.config)!r}, which "
-            f"{folder} has not. Add the file, or set num_fewshot: 0 in the suite."
+            f"Suite {stored.name} has other tasks than when its plan was compiled; compile the plan again."
         )
+    for harness_task, record in zip(tasks, stored.tasks, strict=True):
+        task = harness_task.task
+        if not getattr(task, "is_restored", False):
+            raise ProbeError(
+                f"Task {record.name} reads its data by code of its own, so that a plan cannot restore it. Run without "
+                f"probe.plan where the data are, or remove the task from the suite."
+            )
+        task.set_config(key="num_fewshot", value=record.num_fewshot)
+        task._instances = [
+            Instance(
+                request_type=kind,
+                doc=record.documents[item],
+                arguments=(),
+                idx=number,
+                metadata=(record.name, item, repeats),
+            )
+            for item, number, kind, repeats in record.instances
+        ]
+        _remember_templates(task)
+    return Harness(Suite(stored.name, stored.specs), tasks, limit=stored.limit)
 
 
-def _fewshot_split(config: Any) -> str | None:
-    """The split that lm-eval draws examples from; None where the definition itself has them."""
-    if config.fewshot_config.split is not None:
-        return config.fewshot_config.split
-    if config.fewshot_config.samples is not None:
-        return None
-    return config.training_split or config.validation_split or config.test_split
-
-
-def _task_config(path: Path, cache: str) -> dict[str, Any]:
-    """A task's YAML with `${TASK_DIR}` filled in; local files are read into memory and leave no cache behind."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.replace("${TASK_DIR}", str(path.parent.resolve()))
-        if isinstance(value, dict):
-            return {key: fill(inner) for key, inner in value.items()}
-        return [fill(inner) for inner in value] if isinstance(value, list) else value
-
-    config: dict[str, Any] = fill(load_yaml(path))
-    if config.get("dataset_path") in _FILE_BUILDERS:
-        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": cache, "keep_in_memory": True}
-    return config
+def _stay_offline() -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
@@ -291,7 +232,7 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     limits = [number for number in (spec.limit, limit) if number is not None]
     try:
-        with _quiet():
+        with quiet():
             task.build_all_requests(limit=min(limits, default=None))
     except Exception as error:  # noqa: BLE001 (templates and functions of task files may raise anything)
         raise ProbeError(
@@ -364,10 +305,3 @@ def _preserved_random_state() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps progress bars off the terminal; log records and errors pass."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -19,12 +20,15 @@ import numpy as np
 
 from pretrain.engine.base import PackedRow, PackedRows
 from pretrain.errors import ProbeError
+from probes.items import StoredSuite
 from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
+from probes.suite import Suite
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 """Raised when the files or the meaning of packed rows change; a part of the plan hash."""
 
+_BINARIES = ("plan.npz", "items.json.gz")
 _ROW_NUMBERS = ("prefix", "num_blocks", "block_length", "num_real_tokens")
 _ROW_ARRAYS = ("tokens_S", "positions_S", "ends_S", "wanted_W", "pair_wanted_P", "pair_target_P", "pair_id_P")
 _TABLE_ARRAYS = (
@@ -79,6 +83,9 @@ class Plan:
         table: what each request belongs to.
         stats: sizes, see `probes.pack.Packing.stats`.
         skipped: a sentence for each item left out.
+        stored: what metrics need of the items: see `probes.harness.restore_harness`.
+        tokenizer: fingerprint of the tokenizer.
+        settings: how it was packed.
     """
 
     suite: str
@@ -88,6 +95,9 @@ class Plan:
     table: RequestTable
     stats: dict[str, float]
     skipped: list[str]
+    stored: StoredSuite
+    tokenizer: str
+    settings: PlanSettings
 
     @property
     def num_tokens(self) -> int:
@@ -109,6 +119,24 @@ class Plan:
                     levels[task.name] = float(np.mean(right / counts))
         return levels
 
+    def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:
+        """Where the plan differs from what is wanted, one phrase each; empty if it may be used.
+
+        Args:
+            suite: the suite wanted.
+            limit: items per task at most.
+            tokenizer: fingerprint.
+            settings: context length and packing.
+        """
+        found = self.stored.differences(StoredSuite(suite.name, suite.tasks, limit, ()))
+        if self.tokenizer != tokenizer:
+            found.append(f"tokenizer {self.tokenizer}, now {tokenizer}")
+        for field in dataclasses.fields(PlanSettings):
+            old, new = getattr(self.settings, field.name), getattr(settings, field.name)
+            if old != new:
+                found.append(f"{field.name} {old}, now {new}")
+        return found
+
     def save(self, folder: Path) -> None:
         """Writes the plan; the folder appears complete or not at all, and replaces an earlier one.
 
@@ -125,6 +153,8 @@ class Plan:
             "rows_digest": self.rows.digest,
             "stats": self.stats,
             "skipped": self.skipped,
+            "tokenizer": self.tokenizer,
+            "settings": dataclasses.asdict(self.settings),
         }
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
@@ -133,7 +163,11 @@ class Plan:
             with (temporary / "plan.npz").open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
                 _sync(file)
-            body["arrays_sha256"] = _sha256((temporary / "plan.npz").read_bytes())
+            with (temporary / "items.json.gz").open("wb") as file:
+                file.write(self.stored.to_bytes())
+                _sync(file)
+            for name in _BINARIES:
+                body[f"{name}_sha256"] = _sha256((temporary / name).read_bytes())
             with (temporary / "plan.json").open("wb") as file:
                 file.write(json.dumps({"sha256": _sha256(_canonical(body)), "plan": body}, indent=1).encode())
                 _sync(file)
@@ -149,7 +183,10 @@ class Plan:
         Raises:
             ProbeError: missing, damaged, or of another format.
         """
-        remedy = "Delete the folder: it is compiled anew at the next start."
+        remedy = (
+            "Delete the folder: a plan in a run directory is compiled anew at the next start, others by "
+            "`python -m probes compile`."
+        )
         try:
             document = json.loads((folder / "plan.json").read_bytes())
             body = document["plan"]
@@ -157,15 +194,20 @@ class Plan:
                 raise ValueError("plan.json does not agree with its checksum")
             if body["format"] != PLAN_FORMAT:
                 raise ValueError(f"it has format {body['format']}, this version reads {PLAN_FORMAT}")
-            if body["arrays_sha256"] != _sha256((folder / "plan.npz").read_bytes()):
-                raise ValueError("plan.npz does not agree with its checksum")
-            with np.load(folder / "plan.npz", allow_pickle=False) as arrays:
+            content = {name: (folder / name).read_bytes() for name in _BINARIES}
+            for name in _BINARIES:
+                if body[f"{name}_sha256"] != _sha256(content[name]):
+                    raise ValueError(f"{name} does not agree with its checksum")
+            with np.load(io.BytesIO(content["plan.npz"]), allow_pickle=False) as arrays:
                 table = RequestTable(**{name: arrays[name] for name in _TABLE_ARRAYS})
                 rows = PackedRows(_unflatten(arrays), body["num_pairs"], body["rows_digest"])
             tasks = [TaskFacts(**task) for task in body["tasks"]]
+            stored = StoredSuite.from_bytes(content["items.json.gz"])
+            settings = PlanSettings(**body["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ProbeError(f"The scoring plan {folder} cannot be read: {error}. {remedy}") from error
-        return cls(body["suite"], body["plan_hash"], tasks, rows, table, body["stats"], body["skipped"])
+        facts = (body["stats"], body["skipped"], stored, body["tokenizer"], settings)
+        return cls(body["suite"], body["plan_hash"], tasks, rows, table, *facts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +268,8 @@ def compile_plan(requests: SuiteRequests, tokenizer: ProbeTokenizer, settings: P
     plan_hash = hash_plan(requests, tokenizer, settings)
     stats = {**packing.stats, "skipped_items": len(requests.skipped)}
     tasks, skipped = list(requests.tasks), list(requests.skipped)
-    return Plan(requests.suite, plan_hash, tasks, packing.rows, table, stats, skipped)
+    facts = (stats, skipped, requests.stored, tokenizer.fingerprint, settings)
+    return Plan(requests.suite, plan_hash, tasks, packing.rows, table, *facts)
 
 
 def _flatten(rows: list[PackedRow]) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from probes.items import StoredSuite
+
 
 class ProbeTokenizer(Protocol):
     """What the prober needs of `pretrain.data.tokenizer.Tokenizer`."""
@@ -104,6 +106,7 @@ class SuiteRequests:
         requests: ordered by task, item, choice; requests of one item are neighbours.
         skipped: a sentence for each item left out, with task, item and reason.
         content_digest: hash of task definitions, items and prompt texts.
+        stored: what metrics need of the items.
     """
 
     suite: str
@@ -111,6 +114,7 @@ class SuiteRequests:
     requests: Sequence[Request]
     skipped: Sequence[str]
     content_digest: str
+    stored: StoredSuite
 
 
 def text_lengths(text: str) -> tuple[int, int]:

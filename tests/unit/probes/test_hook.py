@@ -114,7 +114,7 @@ def test_each_save_is_measured_recorded_and_shown(
     assert step == 10
     assert {"probe-language/t_word/acc", "probe-choice/mean/gold_bpb", "probe-choice/t_blank/norm_margin"} <= set(shown)
     assert not any("per_byte" in name for name in shown)
-    assert len(list((tmp_path / "items").iterdir())) == 2
+    assert len(list((tmp_path / "items").rglob("*.parquet"))) == 2
     assert shown == dashboard_values([row for row in rows if row.step == 10])
 
 
@@ -135,13 +135,18 @@ def test_other_ranks_load_the_plan_and_score_the_same_rows(
 
 
 def test_a_task_that_cannot_be_scored_stops_every_rank_before_training(tmp_path: Path, tokenizer: Tokenizer):
-    definition = {"output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{q}}"}
+    definition = {
+        "output_type": "generate_until",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{q}}",
+        "doc_to_image": "q",
+    }
     write_task(tmp_path, "written", [{"q": "a"}], definition)
     suite = Suite("bad", (TaskSpec(task="written", domain="d"),))
     told: list[Any] = []
     for rank in (0, 1):
         run = make_run(tmp_path, tmp_path, rank=rank, told=told)
-        with pytest.raises(ProbeError, match="Task written has output_type generate_until"):
+        with pytest.raises(ProbeError, match="Task written has images or sound"):
             make_hook(suite, tokenizer).on_start(run)
 
 

@@ -1,0 +1,187 @@
+"""Looks tasks up by name in lm-eval's indexes and builds them, with their data from wherever they lie.
+
+Imports lm-eval (lazily). Data come from a folder, from a plan, or from the cache of `datasets`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ProbeError
+from probes.local_data import dataset_folder, find_splits, read_split
+from probes.suite import TaskSpec
+
+BUNDLED_TASKS = Path(__file__).parent / "tasks"
+
+DataSource = Callable[[Any], bool]
+"""Gives a task that is being built (its configuration is read) its data set; False leaves that to lm-eval."""
+
+_FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""Values of `dataset_path` with which `datasets` reads local files."""
+
+
+class TaskFinder:
+    """Finds and builds tasks.
+
+    A name is looked up in `task_paths` (the first folder that has it), then among the bundled tasks, then in
+    lm-eval's own index.
+
+    Args:
+        task_paths: folders with lm-eval task YAML files.
+        source: where tasks have their data from.
+
+    Raises:
+        ProbeError: a folder that is not there.
+    """
+
+    def __init__(self, task_paths: Sequence[str | Path], source: DataSource) -> None:
+        from lm_eval.tasks import TaskManager
+
+        for folder in task_paths:
+            if not Path(folder).is_dir():
+                raise ProbeError(
+                    f"probe.task_paths={folder}: there is no such folder. Give folders of task YAML files."
+                )
+        folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
+        self._local = TaskManager(include_path=folders, include_defaults=False)
+        self._source = source
+
+    def load(self, spec: TaskSpec) -> list[Any]:
+        """The lm-eval tasks of a line of a suite, data read, prompts not yet built.
+
+        Raises:
+            ProbeError: an unknown task, or one that cannot be built.
+        """
+        manager = self._local if spec.task in self._local.task_index else _builtin_manager()
+        entry = manager.task_index.get(spec.task)
+        if entry is None:
+            known = [*self._local.all_subtasks, *manager.all_tasks]
+            raise ProbeError(
+                f"Task {spec.task!r} (domain {spec.domain}) is unknown.{did_you_mean(spec.task, known)} Tasks are "
+                f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
+            )
+        try:
+            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, quiet(), _data_from(self._source):
+                wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
+                return list(manager.load([wanted])["tasks"].values())
+        except ProbeError:
+            raise
+        except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
+            raise ProbeError(
+                f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
+                f"Data sets must be on this machine already: fetch them with `python -m probes prefetch` where there "
+                f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
+                f"lm-eval download them."
+            ) from error
+
+
+@functools.cache
+def _builtin_manager() -> Any:
+    """lm-eval's own index: nearly 14,000 files, some 17 seconds of parsing, read once a process."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+@contextlib.contextmanager
+def _data_from(source: DataSource) -> Iterator[None]:
+    """Has tasks that are built meanwhile, those of groups too, ask `source` for their data."""
+    from lm_eval.api.task import ConfigurableTask
+
+    original = ConfigurableTask.download
+
+    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not source(self):
+            original(self, dataset_kwargs, **kwargs)
+
+    ConfigurableTask.download = download
+    try:
+        yield
+    finally:
+        ConfigurableTask.download = original
+
+
+def data_from_folder(data_dir: str | Path | None) -> DataSource:
+    """Data sets of `data_dir`, where they are there; see `probes.local_data` for its layout.
+
+    Raises:
+        ProbeError: there is no such folder.
+    """
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise ProbeError(f"probe.data_dir={data_dir}: there is no such folder. Give a folder of data sets.")
+
+    def give(task: Any) -> bool:
+        config = task.config
+        files = find_splits(data_dir, config.dataset_path, config.dataset_name) if data_dir is not None else {}
+        if not files or callable(config.custom_dataset):
+            return False
+        evaluated, shots = evaluated_split(config), fewshot_split(config)
+        if evaluated not in files:
+            folder = dataset_folder(data_dir or "", config.dataset_path, config.dataset_name)
+            raise ProbeError(f"Task {config.task} needs split {evaluated!r}, but {folder} has {', '.join(files)} only.")
+        task.dataset = {split: read_split(files[split]) for split in files if split in (evaluated, shots)}
+        if shots is not None and shots not in files:
+            task.fewshot_docs = lambda: None  # needed only where the suite asks for examples, see `need_examples`
+        return True
+
+    return give
+
+
+def need_examples(task: Any, spec: TaskSpec, data_dir: str | Path | None) -> None:
+    """Refuses a task that needs examples of a split that its folder has not.
+
+    Raises:
+        ProbeError: names the split and the folder.
+    """
+    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
+    if wanted and not hasattr(task, "sampler") and data_dir is not None:
+        folder = dataset_folder(data_dir, task.config.dataset_path, task.config.dataset_name)
+        raise ProbeError(
+            f"Task {task.task_name} draws its {wanted} examples from split {fewshot_split(task.config)!r}, which "
+            f"{folder} has not. Add the file, or set num_fewshot: 0 in the suite."
+        )
+
+
+def evaluated_split(config: Any) -> str | None:
+    """The split whose items lm-eval scores."""
+    return config.test_split or config.validation_split
+
+
+def fewshot_split(config: Any) -> str | None:
+    """The split that lm-eval draws examples from; None where the definition itself has them."""
+    if config.fewshot_config.split is not None:
+        return config.fewshot_config.split
+    if config.fewshot_config.samples is not None:
+        return None
+    return config.training_split or config.validation_split or config.test_split
+
+
+def _task_config(path: Path, cache: str) -> dict[str, Any]:
+    """A task's YAML with `${TASK_DIR}` filled in; local files are read into memory and leave no cache behind."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("${TASK_DIR}", str(path.parent.resolve()))
+        if isinstance(value, dict):
+            return {key: fill(inner) for key, inner in value.items()}
+        return [fill(inner) for inner in value] if isinstance(value, list) else value
+
+    config: dict[str, Any] = fill(load_yaml(path))
+    if config.get("dataset_path") in _FILE_BUILDERS:
+        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": cache, "keep_in_memory": True}
+    return config
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps progress bars off the terminal; log records and errors pass."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
