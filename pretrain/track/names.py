@@ -17,6 +17,7 @@ PERF_TOKENS_PER_SECOND = "perf/tokens_per_second"
 PERF_STEP_SECONDS = "perf/step_seconds"
 PERF_MFU = "perf/mfu"
 FLOPS = "flops"
+PROBE_TOKENS = "probe_tokens"
 DYNAMICS_OUTPUT_ENTROPY = "dynamics/output_entropy"
 TIME_TRAINING_SECONDS = "time/training_seconds"
 TIME_VALIDATION_SECONDS = "time/validation_seconds"
@@ -40,6 +41,7 @@ class MetricMeaning:
 MEANINGS: dict[str, MetricMeaning] = {
     "step": MetricMeaning("Optimizer steps done", "steps"),
     "tokens": MetricMeaning("Tokens trained on, over all ranks", "tokens"),
+    PROBE_TOKENS: MetricMeaning("Tokens trained on at the checkpoint that was scored: the x axis of scores", "tokens"),
     FLOPS: MetricMeaning("Training compute spent so far, forward and backward", "FLOPs"),
     TRAIN_LOSS: MetricMeaning("Mean cross-entropy of the step's batch", "nats/token"),
     TRAIN_Z_LOSS: MetricMeaning("Coefficient times log(Z)² of the step's batch, beside the loss", "nats/token"),

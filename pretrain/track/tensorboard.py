@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pretrain.track import names
 from pretrain.track.sink import RunInfo
 
 _FLUSH_SECONDS = 30.0
@@ -43,12 +44,13 @@ class TensorboardSink:
         self._flush()
 
     def log(self, values: Mapping[str, float], *, step: int, tokens: int) -> None:
-        """Writes one scalar per value, and the tokens as a scalar of their own."""
+        """Writes one scalar per value, and with all but scores, which may come late, the tokens as one more."""
         from tensorboard.compat.proto import event_pb2, summary_pb2
 
+        late = all(names.parse_probe_name(name) for name in values)
         scalars = [
             summary_pb2.Summary.Value(tag=name, simple_value=float(value))
-            for name, value in {**values, "tokens": tokens}.items()
+            for name, value in {**values, **({} if late else {"tokens": tokens})}.items()
         ]
         self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=scalars)))
         if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:

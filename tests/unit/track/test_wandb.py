@@ -19,6 +19,11 @@ sink.open(run_info(Path(sys.argv[1]), resume_step=first - 1))
 for step in range(first, last + 1):
     sink.log({"train/loss": 1.0 / step}, step=step, tokens=step * 100)
 sink.log({"probe-knowledge/arc/acc": 0.25}, step=last, tokens=last * 100)
+if first > 1:  # scores made beside training: of earlier steps, two of them at once
+    sink.log({"probe-knowledge/arc/acc": 0.1}, step=2, tokens=200)
+    sink.log({"train/loss": 0.5}, step=last + 1, tokens=(last + 1) * 100)
+    sink.log({"probe-knowledge/arc/acc": 0.2}, step=3, tokens=300)
+    sink.log({"probe-knowledge/arc/acc": 0.3}, step=4, tokens=400)
 sink.event("save", {}, step=last)
 sink.close()
 sink.close()
@@ -53,13 +58,28 @@ def test_both_processes_write_to_the_same_run(segments: list[Path]) -> None:
 def test_rows_carry_the_training_step_and_tokens(segments: list[Path]) -> None:
     first, second = (history(path) for path in segments)
     assert [row["_step"] for row in first] == [1, 2, 3, 4, 5, 6]
-    assert [row["_step"] for row in second] == [5, 6, 7, 8, 9]
-    assert all(row["tokens"] == 100 * row["_step"] for row in first + second)
+    assert [row["_step"] for row in second] == [5, 6, 7, 8, 9, 10, 11, 12]
+    assert all(row["tokens"] == 100 * row["_step"] for row in first + second if "train/loss" in row)
 
 
 def test_scores_join_the_row_of_their_step(segments: list[Path]) -> None:
     last = history(segments[0])[-1]
     assert last["probe-knowledge/arc/acc"] == 0.25 and last["train/loss"] == pytest.approx(1 / 6)
+
+
+def test_late_scores_keep_the_tokens_of_their_checkpoint_and_change_no_other_row(segments: list[Path]) -> None:
+    rows = history(segments[1])
+    scores = [
+        (row["_step"], row["probe_tokens"], row["probe-knowledge/arc/acc"]) for row in rows if "probe_tokens" in row
+    ]
+    assert scores == [(9, 900, 0.25), (10, 200, 0.1), (11, 300, 0.2), (12, 400, 0.3)]
+    assert [row["_step"] for row in rows if "train/loss" in row] == [5, 6, 7, 8, 9, 10]
+
+
+def test_scores_have_the_tokens_of_their_checkpoint_as_x_axis(segments: list[Path]) -> None:
+    for path in segments:
+        metrics = [r.metric for r in records(path) if r.WhichOneof("record_type") == "metric"]
+        assert [m.step_metric for m in metrics if m.name.startswith("probe-")] == ["probe_tokens"]
 
 
 def test_tokens_are_the_x_axis_of_every_chart(segments: list[Path]) -> None:
