@@ -92,7 +92,8 @@ def paired_difference(first: Items, second: Items, metric: str = "acc", *, task:
         first: of the checkpoint that is subtracted.
         second: of the other.
         metric: `acc` (the likeliest choice is right; where there is one answer only, it is what greedy decoding
-            gives), `acc_norm` (by characters of the answer), or a name of `probes.metrics.item_values`.
+            gives), `acc_norm` (by characters of the answer without leading white space, which lm-eval counts
+            where it is the answer's own), `bits_per_byte` of texts, or a name of `probes.metrics.item_values`.
         task: of this task only; None takes all items of all tasks that have the metric as one set.
 
     Raises:
