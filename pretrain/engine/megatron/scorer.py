@@ -1,6 +1,8 @@
 """The model alone, for scoring weights that lie on disk: no gradients, no optimizer, no data-parallel wrapper.
 
-Chunks and scoring are those of the live engine, so that the same layout gives the same bits.
+Chunks and scoring are those of the live engine, so that the same layout gives the same bits. For that weights keep
+`requires_grad`, though no gradient is ever made: Megatron's tensor-parallel Linears multiply frozen weights on
+another path, which differs in the last bits (6e-7 in a log-probability under TP2).
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ class MegatronScorer:
         megatron = transformer_config(config, spec)
         self._chunks = build_chunks(config, spec, megatron)
         for chunk in self._chunks:
-            chunk.requires_grad_(False)
             if megatron.bf16:
                 chunk.bfloat16()  # as Megatron's Float16Module does in training
         self._blocks = blocks_of(self._chunks)
