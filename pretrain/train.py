@@ -45,6 +45,7 @@ from pretrain.state import RunState
 from pretrain.track.sink import RunInfo
 from pretrain.track.tracker import build_tracker
 from probes.hook import ProbeHook
+from probes.late import LateScoresHook
 from probes.suite import Suite, load_suite
 
 EXIT_STOPPED = 75
@@ -64,7 +65,7 @@ def train(config: RunConfig) -> int:
     problems = [*check_capabilities(config, world_size=environment_world_size()), *check_machine(config)]
     if problems:
         raise ConfigError(problems)
-    suite = load_suite(config.probe.suite) if config.probe.mode == "inline" else None
+    suite = load_suite(config.probe.suite) if config.probe.mode != "off" else None
     job = Job(timeout_minutes=config.engine.timeout_minutes)
     try:
         return _train(config, suite, job)
@@ -205,7 +206,9 @@ def _hooks(parts: _Parts) -> list[Hook]:
         validation,
         CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),
     ]
-    if parts.suite is not None:
+    if config.probe.mode == "beside":
+        hooks.append(LateScoresHook())
+    elif parts.suite is not None:
         hooks.append(
             ProbeHook(
                 suite=parts.suite,

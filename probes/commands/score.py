@@ -1,0 +1,155 @@
+"""Scores one model on disk: a checkpoint, the newest of a run, or a local Hugging Face LLaMA.
+
+  python -m probes score runs/demo suite=demo
+  python -m probes score runs/demo/checkpoints/step_00001000 limit=50 out=scores
+  python -m probes score /models/open_llama_3b suite=openllama precision=bf16 add_bos=true
+  torchrun --nproc-per-node 8 -m probes score runs/big parallel.tensor=4 parallel.sequence=true
+
+Of a run everything that is not given is as in its configuration, the layout excepted. Nothing is written into the
+run unless record=true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.errors import ConfigError, ProbeError
+from probes.commands.arguments import parse_keys
+
+if TYPE_CHECKING:
+    from pretrain.engine.job import Job
+    from probes.beside import Settings
+    from probes.examiner import Examiner
+    from probes.record import Measurement
+    from probes.score import Answers
+    from probes.target import Target
+
+HELP = "score a checkpoint, a run's newest one, or a local Hugging Face LLaMA"
+
+_OWN_KEYS = {"step": "text", "add_bos": "flag", "max_length": "whole number", "out": "text", "record": "flag"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument("path", type=Path, metavar="PATH", help="checkpoint, run directory or Hugging Face folder")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="suite=, limit=, parallel.tensor=, out=, …")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scores and prints a table. Every process of the job runs it.
+
+    Raises:
+        FinelineError: what the user can mend.
+    """
+    from pretrain.engine.job import Job
+    from probes.beside import KEYS, Settings
+
+    values = parse_keys(options.settings, {**KEYS, **_OWN_KEYS})
+    settings, step = Settings.from_keys(values), _step(values.get("step"))
+    job = Job(timeout_minutes=60)
+    try:
+        return _score(options.path, step, settings, values, job)
+    finally:
+        job.close()
+
+
+def _score(path: Path, step: int | None, settings: Settings, values: dict[str, Any], job: Job) -> int:
+    from probes.beside import load_weights, open_scorer, score_in_slices
+    from probes.partial import PartialAnswers
+    from probes.target import find_target
+
+    target = job.once(lambda: find_target(path, step=step, say=_say))
+    if values.get("record") and target.run is None:
+        raise ConfigError(f"record=true: {path} is no checkpoint of a run. Use out=FOLDER.")
+    if target.config is not None:
+        settings = settings.with_run(target.config)
+    rows, examiner = _prepare(target, settings, values, job)
+    scorer = open_scorer(target, settings, job)
+    try:
+        problem = load_weights(scorer, target, job)
+        if problem is not None:
+            raise ProbeError(f"{target.path} cannot be scored: {problem}")
+        partial = PartialAnswers(len(rows.rows), rows.num_pairs, folder=None, stamp={})
+        scored, seconds = score_in_slices(scorer, rows, partial, job, slice_rows=settings.slice_rows)
+        job.once(lambda: _report(target, examiner, values, scored, seconds))
+    finally:
+        scorer.close()
+    return 0
+
+
+def _prepare(target: Target, settings: Settings, values: dict[str, Any], job: Job) -> tuple[Any, Any]:
+    """The plan's rows on every rank, and on rank 0 what measures."""
+    from probes.examiner import Examiner
+    from probes.target import find_tokenizer, require_add_bos
+
+    made: list[Examiner] = []
+
+    def prepare() -> Any:
+        made.append(
+            Examiner(
+                settings,
+                find_tokenizer(target, settings.tokenizer),
+                max_length=min(target.max_length, values.get("max_length", target.max_length)),
+                add_bos=require_add_bos(target, values.get("add_bos")),
+                cache=None,
+            )
+        )
+        return made[0].plan.rows
+
+    return job.once(prepare), made[0] if made else None
+
+
+def _report(target: Target, examiner: Examiner, values: dict[str, Any], scored: Any, seconds: float) -> None:
+    """Rank 0's end of the work."""
+    from probes.examiner import results_table
+    from probes.store import ProbeStore
+
+    measurements, answers = examiner.examine(scored, target.facts, seconds=seconds)
+    print(results_table(measurements))
+    print(f"\n{target.path}: suite {examiner.plan.suite}, plan {examiner.plan.plan_hash}, {seconds:.1f} s of scoring")
+    for sentence in examiner.plan.skipped[:5]:
+        print(f"left out: {sentence}")
+    if values.get("record"):
+        assert target.run is not None, "checked before"
+        store = ProbeStore(target.run)
+        store.write_items(examiner.plan, answers, step=target.facts.step)
+        store.append(measurements)
+    if "out" in values:
+        _write_out(Path(values["out"]), target, examiner, measurements, answers)
+
+
+def _write_out(
+    folder: Path, target: Target, examiner: Examiner, measurements: list[Measurement], answers: Answers
+) -> None:
+    """A folder like a run's: rows, answers to every request, and the plan."""
+    from probes.store import ProbeStore
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {"path": str(target.path.resolve()), **examiner.describe()}
+        (folder / "scored.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ProbeError(f"out={folder} cannot be written: {error}. Name another folder.") from error
+    store = ProbeStore(folder)
+    store.write_items(examiner.plan, answers, step=target.facts.step)
+    store.append(measurements)
+    examiner.plan.save(folder / "plans" / examiner.plan.plan_hash)
+    print(f"written: {folder}")
+
+
+def _step(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise ConfigError(f"step={text} is not a whole number. Give a step that was saved.")
+    return int(text)
+
+
+def _say(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
