@@ -14,6 +14,7 @@ Of megatron-core only public parts are used: `embedding`, `decoder`, `rotary_pos
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from megatron.core import parallel_state
 
 from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
 from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.in_step import InStep
 from pretrain.errors import EngineError
 from pretrain.model.layers.attention import TreeMask
 
@@ -44,7 +46,8 @@ def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> T
         The same bits on every rank.
 
     Raises:
-        EngineError: ranks were given different rows, or a row does not fit the layout.
+        EngineError: ranks were given different rows, a row does not fit the layout, or a rank failed on the way (out
+            of memory); the same on every rank, all of which can score again.
     """
     config = chunks[0].config
     device = next(chunks[0].parameters()).device
@@ -53,7 +56,9 @@ def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> T
     mine = [rows.rows[i] for i in split_by_tokens([len(r.tokens_S) for r in rows.rows], size)[rank]]
     longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
     head = _Head(vocab_size)
-    _run_ring(chunks, mine, chunks[0].rotary_pos_emb.get_emb(longest), head)
+    in_step = InStep()
+    _run_ring(chunks, mine, chunks[0].rotary_pos_emb.get_emb(longest), head, in_step)
+    in_step.agree()
     answers = head.merge(rows.num_pairs, device)
     if dist.get_world_size() > 1:
         dist.all_reduce(answers)  # exactly one rank speaks for each pair, so the sum has no rounding
@@ -120,8 +125,10 @@ def _refuse_misfits(rows: PackedRows, config: Any, device: torch.device) -> None
         )
 
 
-def _run_ring(chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torch.Tensor, head: _Head) -> None:
-    """Runs this replica's rows through the pipeline, one batched exchange per tick."""
+def _run_ring(
+    chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torch.Tensor, head: _Head, in_step: InStep
+) -> None:
+    """Runs this replica's rows through the pipeline, one batched exchange per tick; a rank that fails goes on."""
     config = chunks[0].config
     device = next(chunks[0].parameters()).device
     stages = parallel_state.get_pipeline_model_parallel_world_size()
@@ -129,33 +136,48 @@ def _run_ring(chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torc
     group = parallel_state.get_pipeline_model_parallel_group()
     following, previous = (dist.get_global_rank(group, (stage + d) % stages) for d in (1, -1))
     parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    work = list(_schedule(len(rows), stages, len(chunks)))
+    ticks = list(_schedule(len(rows), stages, len(chunks)))
     masks: dict[int, TreeMask] = {}
     received: torch.Tensor | None = None
-    for tick in range(len(work) + stages - 1):
+    for tick in range(len(ticks) + stages - 1):
         out, at = None, tick - stage
-        if 0 <= at < len(work) and work[at][0] is not None:
-            index, virtual = work[at]
-            row = rows[index]
-            if index not in masks:
-                masks[index] = TreeMask(row, device)
-            out = _forward(chunks[virtual], row, masks[index], rope_table, received)
+        if 0 <= at < len(ticks) and ticks[at][0] is not None:
+            index, virtual = ticks[at]
+            work = functools.partial(_pass, chunks[virtual], index, rows[index], masks, rope_table, received, head)
+            out = in_step.run(chunks[virtual], rows[index], work)
             if virtual == len(chunks) - 1:
-                del masks[index]
+                masks.pop(index, None)
             if chunks[virtual].post_process:
-                head.add(chunks[virtual], out, row)
                 out = None
         if stages == 1:
             continue
         received = None
         exchange = [] if out is None else [dist.P2POp(dist.isend, out.contiguous(), following, group)]
-        upcoming = work[at + 1] if 0 <= at + 1 < len(work) else (None, 0)
+        upcoming = ticks[at + 1] if 0 <= at + 1 < len(ticks) else (None, 0)
         if upcoming[0] is not None and not chunks[upcoming[1]].pre_process:
             length = len(rows[upcoming[0]].tokens_S) // parts
             received = torch.empty(length, 1, config.hidden_size, dtype=config.pipeline_dtype, device=device)
             exchange.append(dist.P2POp(dist.irecv, received, previous, group))
         for request in dist.batch_isend_irecv(exchange) if exchange else []:
             request.wait()
+
+
+def _pass(
+    model: Any,
+    index: int,
+    row: PackedRow,
+    masks: dict[int, TreeMask],
+    rope_table: torch.Tensor,
+    received: torch.Tensor | None,
+    head: _Head,
+) -> torch.Tensor:
+    """One row through one chunk, and through the head behind the last one."""
+    if index not in masks:
+        masks[index] = TreeMask(row, rope_table.device)
+    out = _forward(model, row, masks[index], rope_table, received)
+    if model.post_process:
+        head.add(model, out, row)
+    return out
 
 
 def _schedule(num_rows: int, stages: int, num_chunks: int) -> Iterator[tuple[Any, int]]:
