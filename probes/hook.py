@@ -6,6 +6,7 @@ step stops the run on every rank; a measurement that fails later is an event, an
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import ProbeError
 from pretrain.track.names import probe_name
-from probes.harness import Harness, load_harness
+from probes.compile import Wanted, compile_suite, load_if_sound, open_plan
+from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
-from probes.plan import Plan, PlanSettings, compile_plan, hash_plan
+from probes.plan import Plan, PlanSettings
 from probes.record import Measurement
 from probes.request import ProbeTokenizer
 from probes.score import CheckpointFacts, gather_answers, measure
@@ -60,17 +62,15 @@ class ProbeHook:
         self._complete_steps: set[int] = set()
 
     def on_start(self, run: Run) -> None:
-        """Compiles the plan on rank 0, or finds it compiled; every rank then holds it.
+        """Compiles the plan on rank 0, finds it compiled, or takes `probe.plan`; every rank then holds it.
 
         Raises:
-            ProbeError: on every rank, for a suite or task that cannot be scored.
+            ProbeError: on every rank, for a suite or task that cannot be scored, or a plan that does not fit the run.
         """
         start = time.perf_counter()
         plan_hash, complete_steps = run.job.once(lambda: self._compile(run))
         self._complete_steps = set(complete_steps)
-        if self.plan is None:
-            self.plan = Plan.load(_plan_folder(run, plan_hash))
-        run.job.barrier()
+        self._load(run, plan_hash)
         if run.job.rank == 0:
             self._report_plan(run, time.perf_counter() - start)
 
@@ -84,8 +84,10 @@ class ProbeHook:
         if step in self._complete_steps or not run.calendar.is_due(step):
             return
         start = time.perf_counter()
-        scored = run.engine.score(self.plan.rows)
+        scored = self._score(run, self.plan)
         seconds = time.perf_counter() - start
+        if scored is None:
+            return
         self._complete_steps.add(step)
         if run.job.rank == 0:
             self._measure(run, scored, seconds)
@@ -93,28 +95,61 @@ class ProbeHook:
     def on_end(self, run: Run) -> None:
         """Nothing: every measurement is on disk already."""
 
+    def _score(self, run: Run, plan: Plan) -> TokenLogProbs | None:
+        """The answers; None on every rank if one rank failed, which is an event. The engine keeps ranks in step."""
+        scored: TokenLogProbs | None = None
+        cause = ""
+        try:
+            scored = run.engine.score(plan.rows)
+        except Exception as error:  # noqa: BLE001 (out of memory above all; training must go on, the cause is recorded)
+            cause = f"{type(error).__name__}: {error}"
+        failed = run.job.maximum(run.job.rank + 1 if cause else 0)
+        if not failed:
+            return scored
+        if cause and run.job.rank:
+            print(f"rank {run.job.rank} could not score step {run.state.step}: {cause}", file=sys.stderr, flush=True)
+        if run.job.rank == 0:
+            cause = cause or f"rank {failed - 1} failed; its output says why"
+            run.tracker.event("probe_failed", step=run.state.step, suite=self.suite.name, cause=cause)
+        return None
+
     def _compile(self, run: Run) -> tuple[str, list[int]]:
         """Rank 0's part of the start: the plan's hash, and the steps that are measured under it already."""
-        config = run.config
-        probe = config.probe
-        self._harness = load_harness(
-            self.suite, task_paths=probe.task_paths, data_dir=probe.data_dir, limit=probe.limit
+        probe, plans = run.config.probe, run.info.directory / PLANS_FOLDER
+        wanted = Wanted(
+            suite=self.suite,
+            tokenizer=self._tokenizer,
+            settings=PlanSettings(
+                max_length=self._max_length,
+                add_bos=run.config.tokenizer.add_bos,
+                tokens_per_row=probe.tokens_per_row,
+                multiple=self._multiple,
+            ),
+            task_paths=probe.task_paths,
+            data_dir=probe.data_dir,
+            limit=probe.limit,
         )
-        settings = PlanSettings(
-            max_length=self._max_length,
-            add_bos=config.tokenizer.add_bos,
-            tokens_per_row=config.probe.tokens_per_row,
-            multiple=self._multiple,
-        )
-        requests = self._harness.capture(self._tokenizer, add_bos=settings.add_bos, max_length=settings.max_length)
-        folder = _plan_folder(run, hash_plan(requests, self._tokenizer, settings))
-        self.plan = _load_if_sound(folder)
-        if self.plan is None:
-            self.plan = compile_plan(requests, self._tokenizer, settings)
-            self.plan.save(folder)
+        if probe.plan is None:
+            self.plan, self._harness = compile_suite(wanted, plans=plans)
+        else:
+            self.plan, self._harness = open_plan(probe.plan, wanted)
+            if load_if_sound(plans / self.plan.plan_hash) is None:
+                self.plan.save(plans / self.plan.plan_hash)  # the record of the run needs it, wherever the other goes
         self._store = ProbeStore(run.info.directory)
         self._store.truncate_after(run.info.resume_step)
         return self.plan.plan_hash, sorted(self._store.complete_steps(self.plan))
+
+    def _load(self, run: Run, plan_hash: str) -> None:
+        """Reads rank 0's plan on every other rank; one that cannot stops all of them."""
+        problem = ""
+        if self.plan is None:
+            try:
+                self.plan = Plan.load(_plan_folder(run, plan_hash))
+            except ProbeError as error:
+                problem = str(error)
+        failed = run.job.maximum(run.job.rank + 1 if problem else 0)
+        if failed:
+            raise ProbeError(problem or f"Rank {failed - 1} cannot read the plan; its own message says why.")
 
     def _report_plan(self, run: Run, seconds: float) -> None:
         assert self.plan is not None, "rank 0 has compiled it"
@@ -127,7 +162,7 @@ class ProbeHook:
         run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
 
     def _measure(self, run: Run, scored: TokenLogProbs, seconds: float) -> None:
-        """Rank 0's half. It may fail without stopping training: this is the prober's one catch-all."""
+        """Rank 0's half; it may fail without stopping training, as scoring may."""
         assert self.plan is not None and self._store is not None and self._harness is not None, "compiled on rank 0"
         state, start = run.state, time.perf_counter()
         facts = CheckpointFacts(
@@ -167,11 +202,3 @@ def dashboard_values(measurements: Sequence[Measurement]) -> dict[str, float]:
 
 def _plan_folder(run: Run, plan_hash: str) -> Path:
     return run.info.directory / PLANS_FOLDER / plan_hash
-
-
-def _load_if_sound(folder: Path) -> Plan | None:
-    """A plan compiled before; None if there is none, or a damaged one, which is then compiled anew."""
-    try:
-        return Plan.load(folder) if folder.is_dir() else None
-    except ProbeError:
-        return None

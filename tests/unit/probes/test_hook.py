@@ -26,6 +26,7 @@ class Job:
     def __init__(self, rank: int, told: list[Any]) -> None:
         self.rank, self.told, self.world_size = rank, told, 2
         self._heard: Iterator[Any] = iter(told)
+        self.others = 0  # the largest of the other ranks' values
 
     def once(self, work: Callable[[], Any]) -> Any:
         if self.rank == 0:
@@ -38,8 +39,8 @@ class Job:
             raise result
         return result
 
-    def barrier(self) -> None:
-        pass
+    def maximum(self, value: int) -> int:
+        return max(value, self.others)
 
 
 class Engine:
@@ -164,16 +165,128 @@ def test_a_measurement_that_fails_is_an_event_and_training_goes_on(
     assert {row.step for row in load_measurements(tmp_path / "probes.jsonl")} == {20}
 
 
-def test_a_scorer_that_fails_is_not_hidden(tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer):
+def test_a_scorer_that_fails_is_an_event_and_the_next_save_is_measured(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer
+):
     run, hook = make_run(tmp_path, task_folder), make_hook(two_tasks, tokenizer)
     hook.on_start(run)
+    score = run.engine.score
 
     def fail(rows: PackedRows) -> TokenLogProbs:
-        raise RuntimeError("a collective failed")
+        raise MemoryError("no memory")
 
     run.engine.score = fail
-    with pytest.raises(RuntimeError, match="collective"):
+    save_at(hook, run, 10)
+    run.engine.score = score
+    save_at(hook, run, 20)
+    kind, step, fields = run.tracker.events[1]
+    assert (kind, step, fields["suite"], fields["cause"]) == ("probe_failed", 10, "two", "MemoryError: no memory")
+    assert {row.step for row in load_measurements(tmp_path / "probes.jsonl")} == {20}
+
+
+def test_a_rank_that_fails_alone_fails_the_probe_on_every_rank(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+):
+    told: list[Any] = []
+    runs = [make_run(tmp_path, task_folder, rank=rank, told=told) for rank in (0, 1)]
+    hooks = [make_hook(two_tasks, tokenizer) for _ in runs]
+    for hook, run in zip(hooks, runs, strict=True):
+        hook.on_start(run)
+
+    def fail(rows: PackedRows) -> TokenLogProbs:
+        raise RuntimeError("a bad chip")
+
+    runs[0].job.others = 2  # rank 1 + 1
+    runs[1].engine.score = fail
+    for hook, run in zip(hooks, runs, strict=True):
         save_at(hook, run, 10)
+    assert runs[0].tracker.events[-1][::2] == (
+        "probe_failed",
+        {"suite": "two", "cause": "rank 1 failed; its output says why"},
+    )
+    assert "rank 1 could not score step 10: RuntimeError: a bad chip" in capsys.readouterr().err
+    assert not (tmp_path / "probes.jsonl").exists()
+    runs[0].job.others = 0
+    save_at(hooks[0], runs[0], 20)
+    assert {row.step for row in load_measurements(tmp_path / "probes.jsonl")} == {20}
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer) -> Path:
+    """A plan that another run has compiled."""
+    hook = make_hook(two_tasks, tokenizer)
+    hook.on_start(make_run(tmp_path / "other", task_folder))
+    assert hook.plan is not None
+    return tmp_path / "other" / "plans" / hook.plan.plan_hash
+
+
+def test_a_plan_compiled_before_needs_no_data(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer, compiled: Path, monkeypatch: Any
+):
+    import datasets
+
+    first, hook = make_run(tmp_path / "first", task_folder), make_hook(two_tasks, tokenizer)
+    hook.on_start(first)
+    save_at(hook, first, 10)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a data set was asked for")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    told: list[Any] = []
+    hooks = []
+    for rank in (0, 1):
+        run, hook = make_run(tmp_path / "second", task_folder, rank=rank, told=told), make_hook(two_tasks, tokenizer)
+        run.config.probe.plan = str(compiled)
+        hook.on_start(run)
+        save_at(hook, run, 10)
+        hooks.append(hook)
+    assert hooks[0].plan.plan_hash == hooks[1].plan.plan_hash == compiled.name
+    assert (tmp_path / "second" / "plans" / compiled.name / "items.json.gz").exists()
+    found, expected = (load_measurements(tmp_path / name / "probes.jsonl") for name in ("second", "first"))
+    assert [(row.task, row.metric, row.value, row.stderr) for row in found] == [
+        (row.task, row.metric, row.value, row.stderr) for row in expected
+    ]
+
+
+def test_a_plan_of_something_else_stops_every_rank_and_each_difference_is_named(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer, compiled: Path
+):
+    told: list[Any] = []
+    for rank in (0, 1):
+        run = make_run(tmp_path / "run", task_folder, rank=rank, told=told)
+        run.config.probe.plan, run.config.probe.limit = str(compiled), 3
+        run.config.tokenizer.add_bos = True
+        hook = ProbeHook(suite=two_tasks, tokenizer=tokenizer, max_length=128, flops_per_token=6.0)
+        with pytest.raises(ProbeError) as error:
+            hook.on_start(run)
+        assert "probe.plan=" in str(error.value)
+        for difference in ("limit None, now 3", "max_length 256, now 128", "add_bos False, now True"):
+            assert f"\n- {difference}\n" in str(error.value)
+
+
+def test_a_damaged_plan_that_was_asked_for_stops_the_run(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer, compiled: Path
+):
+    (compiled / "plan.npz").write_bytes(b"damaged")
+    run = make_run(tmp_path / "run", task_folder)
+    for plan, message in ((compiled, "plan.npz does not agree"), (tmp_path / "nowhere", "there is no such folder")):
+        run.config.probe.plan = str(plan)
+        with pytest.raises(ProbeError, match=message):
+            make_hook(two_tasks, tokenizer).on_start(run)
+
+
+def test_a_rank_that_cannot_read_the_plan_stops_every_rank(
+    tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer
+):
+    told: list[Any] = []
+    make_hook(two_tasks, tokenizer).on_start(make_run(tmp_path, task_folder, told=told))
+    with pytest.raises(ProbeError, match="cannot be read"):
+        make_hook(two_tasks, tokenizer).on_start(make_run(tmp_path / "elsewhere", task_folder, rank=1, told=told))
+    run = make_run(tmp_path, task_folder, told=told)
+    run.job.others = 2
+    with pytest.raises(ProbeError, match="Rank 1 cannot read the plan"):
+        make_hook(two_tasks, tokenizer).on_start(run)
 
 
 def test_a_resumed_run_measures_no_step_twice_and_drops_later_ones(
@@ -219,7 +332,7 @@ def test_nothing_is_measured_off_the_calendar(
 def test_a_compiled_plan_is_used_again_and_a_damaged_one_compiled_anew(
     tmp_path: Path, task_folder: Path, two_tasks: Suite, tokenizer: Tokenizer, monkeypatch: Any
 ):
-    import probes.hook as module
+    import probes.compile as module
 
     compiled: list[int] = []
     original = module.compile_plan
