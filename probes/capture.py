@@ -54,12 +54,14 @@ class HarnessTask:
         domain: domain in the suite.
         name: lm-eval's name of the task (kept here: lm-eval draws random numbers each time it is asked).
         ppl: OpenCompass's PPL mode is wanted, too.
+        line: the suite's name for it: its own, or that of the group it came with.
     """
 
     task: Any
     domain: str
     name: str
     ppl: bool = False
+    line: str = ""
 
     @property
     def num_fewshot(self) -> int:
@@ -81,6 +83,7 @@ class HarnessTask:
             output_type=output_type,
             not_computed=", ".join(self.task.aggregation()) if generated else "",
             num_without_gold=len(items - with_gold) if known else 0,
+            line=self.line or self.name,
         )
 
 

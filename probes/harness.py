@@ -150,7 +150,7 @@ def load_harness(
             for task in finder.load(spec):
                 need_examples(task, spec, data_dir)
                 _prepare(task, spec, limit)
-                tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl))
+                tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl, spec.task))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -186,7 +186,7 @@ def restore_harness(stored: StoredSuite, *, task_paths: Sequence[str | Path] = (
     with _cached_templates(), _preserved_random_state():
         for spec in stored.specs:
             loaded = finder.load(spec)
-            tasks.extend(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl) for task in loaded)
+            tasks.extend(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl, spec.task) for task in loaded)
     if [task.name for task in tasks] != [task.name for task in stored.tasks]:
         raise ProbeError(
             f"Suite {stored.name} has other tasks than when its plan was compiled; compile the plan again."

@@ -85,6 +85,7 @@ class TaskFacts:
         not_computed: lm-eval's metrics that would need generated text, by name and with commas; often none.
         num_without_gold: items whose right answer is not among their choices: wrong for lm-eval, and without
             continuous metrics.
+        line: what the suite's line asks for: the task itself, or the group or tag it belongs to.
     """
 
     name: str
@@ -94,6 +95,7 @@ class TaskFacts:
     output_type: str = "multiple_choice"
     not_computed: str = ""
     num_without_gold: int = 0
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,18 @@ The two halves are separate because all ranks score, but only rank 0 measures.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pretrain.engine.base import Scorer, TokenLogProbs
 from pretrain.errors import ProbeError
+from probes.aggregate import aggregates
 from probes.harness import Harness
 from probes.metrics import MetricValue, item_metrics, rescaled_accuracies
 from probes.plan import Plan
 from probes.record import Measurement
-from probes.suite import MEAN_TASK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +72,9 @@ def gather_answers(plan: Plan, scored: TokenLogProbs) -> Answers:
 def measure(
     plan: Plan, answers: Answers, harness: Harness, facts: CheckpointFacts, *, seconds: float
 ) -> list[Measurement]:
-    """All measurements of a checkpoint: tasks in the suite's order, then the means of domains.
+    """All measurements of a checkpoint: tasks in the suite's order, then groups, then the means of domains.
 
-    The mean of a domain whose tasks differ in their number of examples has num_fewshot -1.
+    What is aggregated over tasks that differ in their number of examples has num_fewshot -1.
 
     Args:
         plan: compiled from this harness's requests.
@@ -106,11 +104,8 @@ def measure(
     for value in values:
         task = plan.tasks[value.task]
         measurements.append(row(task.name, task.domain, task.num_fewshot, value))
-    for domain in dict.fromkeys(task.domain for task in plan.tasks):
-        members = [index for index, task in enumerate(plan.tasks) if task.domain == domain]
-        shots = {plan.tasks[index].num_fewshot for index in members}
-        num_fewshot = shots.pop() if len(shots) == 1 else -1
-        measurements.extend(row(MEAN_TASK, domain, num_fewshot, value) for value in _domain_means(members, values))
+    for line, domain, num_fewshot, value in aggregates(plan.tasks, values):
+        measurements.append(row(line, domain, num_fewshot, value))
     return measurements
 
 
@@ -133,21 +128,3 @@ def run_plan(plan: Plan, scorer: Scorer, harness: Harness, facts: CheckpointFact
     answers = gather_answers(plan, scorer.score(plan.rows))
     seconds = time.perf_counter() - start
     return measure(plan, answers, harness, facts, seconds=seconds), answers
-
-
-def _domain_means(members: Sequence[int], values: Sequence[MetricValue]) -> list[MetricValue]:
-    """Unweighted means over tasks of each metric that all of them have; stderr √(Σ se²) / n."""
-    by_metric: dict[str, list[MetricValue]] = {}
-    for value in values:
-        if value.task in members:
-            by_metric.setdefault(value.metric, []).append(value)
-    means = []
-    for metric, of_tasks in by_metric.items():
-        if len(of_tasks) != len(members):
-            continue
-        errors = [value.stderr for value in of_tasks]
-        known = [error for error in errors if error is not None]
-        stderr = math.sqrt(sum(error**2 for error in known)) / len(errors) if len(known) == len(errors) else None
-        mean = sum(value.value for value in of_tasks) / len(of_tasks)
-        means.append(MetricValue(members[0], metric, mean, stderr, sum(value.num_items for value in of_tasks)))
-    return means
