@@ -10,6 +10,7 @@ from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import ProbeError
 from probes.beside import Settings
 from probes.harness import Harness, load_harness, restore_harness
+from probes.metrics import RECORD_ONLY
 from probes.plan import Plan, PlanSettings, compile_plan, hash_plan
 from probes.record import Measurement
 from probes.request import ProbeTokenizer
@@ -111,12 +112,14 @@ def _load_if_sound(folder: Path | None) -> Plan | None:
 
 
 def results_table(measurements: Sequence[Measurement]) -> str:
-    """Task, metric, value ± standard error and items, one line each, as a table for a terminal."""
+    """Task, metric, value ± standard error and items, one line each, for a terminal; of metrics what views show."""
     rows = [("task", "metric", "value", "stderr", "items")]
     for row in measurements:
+        if row.metric in RECORD_ONLY:
+            continue
         name = row.task if row.task != "mean" else f"mean of {row.domain}"
-        stderr = "" if row.stderr is None else f"± {row.stderr:.4f}"
-        rows.append((name, row.metric, f"{row.value:.4f}", stderr, str(row.num_items)))
+        stderr = "" if row.stderr is None else f"± {_number(row.stderr)}"
+        rows.append((name, row.metric, _number(row.value), stderr, str(row.num_items)))
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
     lines = []
     for cells in rows:
@@ -124,3 +127,7 @@ def results_table(measurements: Sequence[Measurement]) -> str:
         right = "  ".join(cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True))
         lines.append(f"{left}  {right}".rstrip())
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
