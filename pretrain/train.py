@@ -206,9 +206,9 @@ def _hooks(parts: _Parts) -> list[Hook]:
         validation,
         CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),
     ]
-    if config.probe.mode == "beside":
-        hooks.append(LateScoresHook())
-    elif parts.suite is not None:
+    if config.probe.mode != "off":
+        hooks.append(LateScoresHook())  # inline too: a watcher may make up for what was left out
+    if config.probe.mode == "inline" and parts.suite is not None:
         hooks.append(
             ProbeHook(
                 suite=parts.suite,

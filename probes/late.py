@@ -30,7 +30,7 @@ Show = Callable[[Mapping[str, float], int, int], None]
 
 
 class LateScoresHook:
-    """Implements `pretrain.hooks.base.Hook` for `probe.mode=beside`.
+    """Implements `pretrain.hooks.base.Hook`.
 
     Args:
         every_steps: how often to look whether there are new scores.

@@ -3,7 +3,7 @@
   python -m probes score runs/demo suite=demo
   python -m probes score runs/demo/checkpoints/step_00001000 limit=50 out=scores
   python -m probes score /models/open_llama_3b suite=openllama precision=bf16 add_bos=true
-  torchrun --nproc-per-node 8 -m probes score runs/big parallel.tensor=4 parallel.sequence=true
+  python -m pretrain.torchrun --nproc-per-node 8 -m probes score runs/big parallel.tensor=4 parallel.sequence=true
 
 Of a run everything that is not given is as in its configuration, the layout excepted. Nothing is written into the
 run unless record=true.

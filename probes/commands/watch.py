@@ -2,7 +2,7 @@
 
   python -m probes watch runs/demo
   python -m probes watch runs/demo suite=openllama until=forever poll_seconds=60
-  torchrun --nproc-per-node 8 -m probes watch runs/big parallel.tensor=8 parallel.sequence=true
+  python -m pretrain.torchrun --nproc-per-node 8 -m probes watch runs/big parallel.tensor=8 parallel.sequence=true
 
 A job of its own, started before, during or after training, on other processes or another machine with the same
 disk. What is not given is as in the run's configuration, the layout excepted. It may be killed at any time and
