@@ -1,0 +1,104 @@
+"""How much of a save's scoring a share of wall time pays for.
+
+What a tier costs is predicted from the tokens of its plan and the throughput measured so far, before it runs. A run
+has a fixed number of saves left and, at its present speed, a known time to its end: each save has an even part of what
+the share still allows. What a save does not spend is there for the later ones, so a tier that is too dear for every
+save is scored at every second, or tenth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MARGIN = 1.1
+"""Predictions are raised by this: throughput varies from save to save, and a budget is a promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A plan that may be scored at a save.
+
+    Attributes:
+        name: `full` or `fast`.
+        tokens: what a pass computes.
+    """
+
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to score at a save.
+
+    Attributes:
+        tier: its name; None where nothing fits.
+        predicted_seconds: cost of each tier, by name.
+        allowed_seconds: what this save may cost.
+    """
+
+    tier: str | None
+    predicted_seconds: dict[str, float]
+    allowed_seconds: float
+
+
+class Budget:
+    """Chooses tiers for the saves of one process's life; earlier lives have spent their own share.
+
+    Args:
+        share: of wall time, 0.01 for 1%.
+        tiers: cheapest last.
+    """
+
+    def __init__(self, share: float, tiers: Sequence[Tier]) -> None:
+        self._share, self._tiers = share, tuple(tiers)
+        self._observed: list[tuple[int, float]] = []
+        self.spent_seconds = 0.0
+
+    def record(self, tokens: int, seconds: float) -> None:
+        """Takes note of a pass that was made: its tokens, and its wall time with everything around it."""
+        self.spent_seconds += seconds
+        self._observed = [*self._observed[-2:], (tokens, seconds)]
+
+    def predict(self, tokens: int) -> float:
+        """Seconds of a pass, by the slowest of the last three; none has been made: infinite."""
+        if not self._observed:
+            return float("inf")
+        return _MARGIN * tokens * max(seconds / max(tokens_then, 1) for tokens_then, seconds in self._observed)
+
+    def choose(self, *, elapsed_seconds: float, remaining_seconds: float, remaining_saves: int) -> Choice:
+        """The dearest tier that fits, this save being one of `remaining_saves`.
+
+        The last save gets all that is left, and half of the budget is kept for a full last one where that suffices:
+        the final model is the one that everybody asks about.
+
+        Args:
+            elapsed_seconds: wall time so far.
+            remaining_seconds: wall time to the end at present speed.
+            remaining_saves: saves still to come, this one included.
+        """
+        whole = self._share * (elapsed_seconds + remaining_seconds)
+        left = whole - self.spent_seconds
+        predicted = {tier.name: self.predict(tier.tokens) for tier in self._tiers}
+        if remaining_saves > 1:
+            dearest = max(predicted.values())
+            reserved = dearest if dearest <= whole / 2 else 0.0
+            left = (left - reserved) / (remaining_saves - (1 if reserved else 0))
+        for tier in self._tiers:
+            if predicted[tier.name] <= left:
+                return Choice(tier.name, predicted, left)
+        return Choice(None, predicted, left)
+
+
+def parse_share(text: str | float) -> float:
+    """`1%`, `0.5 %` or `0.01` as a fraction.
+
+    Raises:
+        ValueError: not a share above 0 and of at most 1.
+    """
+    written = str(text).strip()
+    value = float(written[:-1]) / 100 if written.endswith("%") else float(written)
+    if not 0 < value <= 1:
+        raise ValueError(f"{text!r} is not above 0% and at most 100%")
+    return value
