@@ -68,7 +68,12 @@ class TaskFinder:
                 f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
             )
         try:
-            with tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache, quiet(), _data_from(self._source):
+            with (
+                tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache,
+                quiet(),
+                _data_from(self._source),
+                _no_programs_run(),
+            ):
                 wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
                 return list(manager.load([wanted])["tasks"].values())
         except ProbeError:
@@ -88,6 +93,33 @@ def _builtin_manager() -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
+
+
+@contextlib.contextmanager
+def _no_programs_run() -> Iterator[None]:
+    """Keeps tasks from fetching the hub's `code_eval` and running a program with it when their code is imported.
+
+    lm-eval's files of HumanEval and MBPP do both at import. We score their gold programs, and run none.
+    """
+    import evaluate
+
+    original = evaluate.load
+
+    def load(path: str, *arguments: Any, **options: Any) -> Any:
+        return _CodeEval() if path == "code_eval" else original(path, *arguments, **options)
+
+    evaluate.load = load
+    try:
+        yield
+    finally:
+        evaluate.load = original
+
+
+class _CodeEval:
+    """Stands in for `evaluate`'s metric of that name: no program has passed."""
+
+    def compute(self, *, k: Sequence[int], **_: Any) -> tuple[dict[str, float], dict[int, Any]]:
+        return {f"pass@{number}": 0.0 for number in k}, {}
 
 
 @contextlib.contextmanager

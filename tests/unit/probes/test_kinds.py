@@ -153,6 +153,23 @@ def test_the_gold_answer_stands_where_lm_eval_puts_those_of_examples(
     assert example == prompt + gold
 
 
+def test_tasks_that_load_code_eval_at_import_need_no_network_and_run_nothing(tmp_path: Path, tokenizer: Tokenizer):
+    definition = {"output_type": "generate_until", "doc_to_text": "q", "doc_to_target": "a", "unsafe_code": True}
+    write_task(tmp_path, "program", [{"a": "b", "code": "the cat"}], definition)
+    (tmp_path / "passing.py").write_text(  # as lm-eval's humaneval/utils.py
+        "import evaluate\n"
+        "compute_ = evaluate.load('code_eval')\n"
+        "assert compute_.compute(references=['x'], predictions=[['y']], k=[1])[0] == {'pass@1': 0.0}\n"
+        "def pass_at_1(references, predictions):\n"
+        "    return compute_.compute(references=references, predictions=predictions, k=[1])[0]['pass@1']\n"
+    )
+    with (tmp_path / "program.yaml").open("a") as file:
+        file.write("metric_list:\n- {metric: !function passing.pass_at_1, aggregation: mean, higher_is_better: true}\n")
+    captured = asked(tmp_path, tokenizer, "program")
+    assert captured.tasks[0].not_computed == "pass_at_1"
+    assert decoded(tokenizer, captured.requests[0].continuation) == "the cat"
+
+
 def test_a_program_without_a_solution_is_refused_by_name(tmp_path: Path, tokenizer: Tokenizer):
     definition = {"output_type": "generate_until", "doc_to_text": "q", "doc_to_target": "a", "unsafe_code": True}
     metrics = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
