@@ -19,11 +19,12 @@ def test_every_bundled_suite_loads():
 
 
 def test_a_suite_file_gives_tasks_in_order_with_its_stem_as_name(tmp_path: Path):
-    text = "tasks: [{task: b, domain: y, num_fewshot: 5}, {task: a, domain: x, limit: 9}]"
+    text = "tasks: [{task: b, domain: y, num_fewshot: 5, ppl: true}, {task: a, domain: x, limit: 9}]"
     path = write(tmp_path / "mine.yaml", text)
     suite = load_suite(path)
     assert suite.name == "mine"
-    assert suite.tasks == (TaskSpec(task="b", domain="y", num_fewshot=5), TaskSpec(task="a", domain="x", limit=9))
+    first, second = TaskSpec(task="b", domain="y", num_fewshot=5, ppl=True), TaskSpec(task="a", domain="x", limit=9)
+    assert suite.tasks == (first, second)
     assert suite.domains == ("y", "x")
 
 
@@ -33,7 +34,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path: Path):
     tasks:
       - {task: a, domain: x, num_fewshots: 5}
       - {task: a, domain: "x/y"}
-      - {task: b, domain: x, limit: 0}
+      - {task: b, domain: x, limit: 0, ppl: 1}
       - {domain: x}
       - {task: mean, domain: x}
       - 7
@@ -41,7 +42,15 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path: Path):
     with pytest.raises(ProbeError) as caught:
         load_suite(write(tmp_path / "bad.yaml", text))
     message = str(caught.value)
-    for part in ("bad.yaml", "Did you mean tasks?", "Did you mean num_fewshot?", "'x/y'", "limit=0", "tasks[3].task"):
+    for part in (
+        "bad.yaml",
+        "Did you mean tasks?",
+        "Did you mean num_fewshot?",
+        "'x/y'",
+        "limit=0",
+        "ppl=1",
+        "tasks[3].task",
+    ):
         assert part in message
     assert "tasks[4].task='mean'" in message and "tasks[5]=7" in message
 
