@@ -95,7 +95,7 @@ class Settings:
             data_dir=self.data_dir or probe.data_dir,
             limit=probe.limit if self.limit is None else self.limit,
             tokens_per_row=self.tokens_per_row or probe.tokens_per_row,
-            plan=self.plan or probe.plan,
+            plan=self.plan or (probe.plan if self.suite is None else None),
             tokenizer=self.tokenizer,
             precision=self.precision or config.precision.compute,
             slice_rows=self.slice_rows,

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.config.probe import ProbeConfig
 from pretrain.engine.base import TokenLogProbs
-from pretrain.errors import ProbeError
 from probes.beside import Settings
-from probes.harness import Harness, load_harness, restore_harness
+from probes.compile import Wanted, compile_suite, open_plan
+from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
-from probes.plan import Plan, PlanSettings, compile_plan, hash_plan
+from probes.plan import Plan, PlanSettings
 from probes.record import Measurement
 from probes.request import ProbeTokenizer
 from probes.score import Answers, CheckpointFacts, gather_answers, measure
 from probes.suite import Suite, load_suite
-
-DEFAULT_SUITE = "demo"
-DEFAULT_TOKENS_PER_ROW = 4096
 
 
 class Examiner:
@@ -38,18 +36,24 @@ class Examiner:
     def __init__(
         self, settings: Settings, tokenizer: ProbeTokenizer, *, max_length: int, add_bos: bool, cache: Path | None
     ) -> None:
-        packing = PlanSettings(
-            max_length=max_length,
-            add_bos=add_bos,
-            tokens_per_row=settings.tokens_per_row or DEFAULT_TOKENS_PER_ROW,
+        wanted = Wanted(
+            suite=_suite(settings),
+            tokenizer=tokenizer,
+            settings=PlanSettings(
+                max_length=max_length,
+                add_bos=add_bos,
+                tokens_per_row=settings.tokens_per_row or ProbeConfig().tokens_per_row,
+            ),
+            task_paths=settings.task_paths or (),
+            data_dir=settings.data_dir,
+            limit=settings.limit,
         )
-        suite = load_suite(settings.suite or DEFAULT_SUITE)
         self.plan: Plan
         self._harness: Harness
-        if settings.plan is not None:
-            self._restore(Path(settings.plan), settings, suite, tokenizer, packing)
+        if settings.plan is None:
+            self.plan, self._harness = compile_suite(wanted, plans=cache)
         else:
-            self._compile(settings, suite, tokenizer, packing, cache)
+            self.plan, self._harness = open_plan(settings.plan, wanted, key="plan")
 
     def examine(
         self, scored: TokenLogProbs, facts: CheckpointFacts, *, seconds: float
@@ -69,47 +73,6 @@ class Examiner:
         named = {"suite": plan.suite, "plan_hash": plan.plan_hash, **plan.stats}
         return {**named, "chance": plan.chance(), "skipped": skipped}
 
-    def _restore(
-        self, folder: Path, settings: Settings, suite: Suite, tokenizer: ProbeTokenizer, packing: PlanSettings
-    ) -> None:
-        self.plan = Plan.load(folder)
-        if settings.suite is None:
-            suite = Suite(self.plan.stored.name, self.plan.stored.specs)
-        found = self.plan.differences(
-            suite=suite, limit=settings.limit, tokenizer=tokenizer.fingerprint, settings=packing
-        )
-        if found:
-            raise ProbeError(
-                f"plan={folder} is not the one asked for: {'; '.join(found)}. Compile it again with these settings, or "
-                f"leave plan= out."
-            )
-        self._harness = restore_harness(self.plan.stored, task_paths=settings.task_paths or ())
-
-    def _compile(
-        self,
-        settings: Settings,
-        suite: Suite,
-        tokenizer: ProbeTokenizer,
-        packing: PlanSettings,
-        cache: Path | None,
-    ) -> None:
-        self._harness = load_harness(
-            suite, task_paths=settings.task_paths or (), data_dir=settings.data_dir, limit=settings.limit
-        )
-        requests = self._harness.capture(tokenizer, add_bos=packing.add_bos, max_length=packing.max_length)
-        folder = cache / hash_plan(requests, tokenizer, packing) if cache is not None else None
-        found = _load_if_sound(folder)
-        self.plan = found if found is not None else compile_plan(requests, tokenizer, packing)
-        if folder is not None and found is None:
-            self.plan.save(folder)
-
-
-def _load_if_sound(folder: Path | None) -> Plan | None:
-    try:
-        return Plan.load(folder) if folder is not None and folder.is_dir() else None
-    except ProbeError:
-        return None
-
 
 def results_table(measurements: Sequence[Measurement]) -> str:
     """Task, metric, value ± standard error and items, one line each, for a terminal; of metrics what views show."""
@@ -127,6 +90,14 @@ def results_table(measurements: Sequence[Measurement]) -> str:
         right = "  ".join(cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True))
         lines.append(f"{left}  {right}".rstrip())
     return "\n".join(lines)
+
+
+def _suite(settings: Settings) -> Suite:
+    """The suite asked for, else that of the plan, else the configuration's default."""
+    if settings.suite is None and settings.plan is not None and Path(settings.plan).is_dir():
+        stored = Plan.load(Path(settings.plan)).stored
+        return Suite(stored.name, stored.specs)
+    return load_suite(settings.suite or ProbeConfig().suite)
 
 
 def _number(value: float) -> str:

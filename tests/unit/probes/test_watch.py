@@ -335,7 +335,8 @@ def test_a_plan_compiled_before_is_used_and_another_one_refused_by_name(
     plan = suite_file.parent / "plans" / examiner.plan.plan_hash
     common: dict[str, Any] = {"suite": str(suite_file), "task_paths": [str(task_folder)], "plan": str(plan)}
     options: dict[str, Any] = {"max_length": 256, "add_bos": False, "cache": None}
-    again = Examiner(Settings(**common, tokens_per_row=128), tokenizer, **options)
+    own = Settings(**{**common, "suite": None}, tokens_per_row=128)  # the plan's own suite
+    again = Examiner(own, tokenizer, **options)
     scored = Scorer().score(examiner.plan.rows)
     facts = CheckpointFacts(run="r", step=1, tokens=2, flops=3.0, config_hash="c")
     first, second = (each.examine(scored, facts, seconds=1.0)[0] for each in (examiner, again))
