@@ -23,7 +23,7 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
-_QUIET_EVENTS = frozenset({"start", "end", "plan", "probe_plan", "probe", "save", "finished"})
+_QUIET_EVENTS = frozenset({"start", "end", "plan", "probe_plan", "probe", "save", "finished", "scored_beside", "shown"})
 _MOST_EVENTS = 200
 
 

@@ -18,6 +18,7 @@ import yaml
 from pretrain.config.load import from_plain
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.track import names
+from probes.journal import JOURNAL_FILE
 from probes.report.curves import Curve, Point, curves_of
 
 REQUIRED_FILES = ("config.yaml", "metrics.jsonl")
@@ -38,7 +39,7 @@ class RunFiles:
         rows: rows of `metrics.jsonl`, by step.
         curves: probe curves, in the order of first appearance.
         probe_seconds: wall time of scoring per step.
-        events: rows of `events.jsonl`.
+        events: rows of `watch.jsonl`, if something was scored beside the run, then of `events.jsonl`.
     """
 
     directory: Path
@@ -149,7 +150,12 @@ def read_run(directory: Path) -> RunFiles:
             for row in measurements
             if isinstance(row.get("step"), int) and _finite(row.get("seconds"))
         },
-        events=[event for event in _rows(directory / "events.jsonl") if isinstance(event.get("kind"), str)],
+        events=[
+            event
+            for name in (JOURNAL_FILE, "events.jsonl")  # a watcher's plan tells chance levels where training has none
+            for event in _rows(directory / name)
+            if isinstance(event.get("kind"), str)
+        ],
     )
 
 
