@@ -1,0 +1,135 @@
+"""Fetches the data sets of a suite's tasks from the hub into the folder that `probe.data_dir` names.
+
+Every task is built with what was fetched, so that a suite that has been fetched is known to load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.errors import ProbeError
+from probes.finder import DataSource, TaskFinder, data_from_folder, fewshot_split
+from probes.local_data import dataset_folder, find_splits
+from probes.suite import Suite
+
+_LOCAL = ("json", "csv", "parquet", "text", "arrow")
+"""Values of `dataset_path` that name a file format: such tasks bring their files, or their files' addresses."""
+
+
+def prefetch(
+    suite: Suite,
+    data_dir: Path,
+    *,
+    task_paths: Sequence[str | Path] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Fetches what is not there yet; each split appears complete or not at all.
+
+    Args:
+        suite: the suite.
+        data_dir: where data sets are put, and looked for first.
+        task_paths: folders with further task files.
+        say: told what was written and what was there.
+
+    Raises:
+        ProbeError: data sets that cannot be fetched, all of them at once; without a network the first.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProbeError(
+            f"data_dir={data_dir} cannot be made: {error}. Choose a folder that can be written."
+        ) from error
+    finder = TaskFinder(task_paths, _fetching(data_dir, say))
+    problems: list[str] = []
+    for spec in suite.tasks:
+        try:
+            finder.load(spec)
+        except NoNetworkError:
+            raise
+        except ProbeError as error:
+            problems.append(str(error))
+    if problems:
+        raise ProbeError(f"{len(problems)} problem(s):\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+class NoNetworkError(ProbeError):
+    """The hub cannot be reached."""
+
+
+def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
+    """As `data_from_folder`, but what the folder lacks is fetched first."""
+    give = data_from_folder(data_dir)
+    seen: set[tuple[str, str | None]] = set()
+
+    def fetch_and_give(task: Any) -> bool:
+        config = task.config
+        path, name = config.dataset_path, config.dataset_name
+        if callable(config.custom_dataset) or not path or path in _LOCAL or Path(path).is_absolute():
+            say(f"{config.task}: has data of its own")
+            return False
+        there = find_splits(data_dir, path, name)
+        wanted = {config.test_split, config.validation_split, fewshot_split(config)} - {None, *there}
+        folder = dataset_folder(data_dir, path, name)
+        if (folder / _EXISTING).is_file():
+            wanted &= {*json.loads((folder / _EXISTING).read_text())}  # a definition may name splits that do not exist
+        if wanted:
+            splits = _fetch(config, folder, wanted)
+            say(f"{config.task}: {', '.join(sorted(splits))} of {path} to {folder}")
+        elif (path, name) not in seen:
+            say(f"{config.task}: {path} is in {folder}")
+        seen.add((path, name))
+        return give(task)
+
+    return fetch_and_give
+
+
+_EXISTING = ".splits.json"
+"""Names of all splits of a data set that was fetched."""
+
+
+def _fetch(config: Any, folder: Path, wanted: set[str]) -> list[str]:
+    """Writes the wanted splits that the data set has; returns their names."""
+    import datasets
+
+    options = {key: value for key, value in (config.dataset_kwargs or {}).items() if key != "trust_remote_code"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as cache:
+            found = datasets.load_dataset(
+                path=config.dataset_path, name=config.dataset_name, **{**options, "cache_dir": cache}
+            )
+            splits = sorted(wanted & set(found))
+            for split in splits:
+                partial = folder / f".{split}.{os.getpid()}.partial"
+                found[split].to_parquet(partial)
+                os.replace(partial, folder / f"{split}.parquet")
+            (folder / _EXISTING).write_text(json.dumps(sorted(found)))
+    except Exception as error:  # noqa: BLE001 (datasets and its hub client raise errors of many kinds)
+        raise _explained(config, error) from error
+    return splits
+
+
+def _explained(config: Any, error: Exception) -> ProbeError:
+    name = f" ({config.dataset_name})" if config.dataset_name else ""
+    what = f"Data set {config.dataset_path}{name} of task {config.task} cannot be fetched"
+    reason = f"{type(error).__name__}: {error}"
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    if any(isinstance(link, ConnectionError) or "Connect" in type(link).__name__ for link in chain) or any(
+        "Offline" in type(link).__name__ for link in chain
+    ):
+        return NoNetworkError(
+            f"{what}: the Hugging Face hub cannot be reached ({reason}). Run prefetch where there is a network, with "
+            f"HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset, and copy the folder."
+        )
+    return ProbeError(
+        f"{what}: {reason}. If the data set is gated, accept its terms on the hub and set HF_TOKEN; else put its "
+        f"splits into the folder as <split>.parquet or <split>.jsonl."
+    )
