@@ -55,3 +55,23 @@ class Duration:
 
     def __str__(self) -> str:
         return f"{self.count:_} {self.unit}"
+
+
+def parse_share(text: str | float, *, key: str = "share") -> float:
+    """Reads `1%`, `0.5 %` or `0.01` as a fraction.
+
+    Args:
+        text: above 0% and at most 100%.
+        key: the configuration key, for the error.
+
+    Raises:
+        ConfigError: it is no such share.
+    """
+    written = str(text).strip()
+    try:
+        value = float(written[:-1]) / 100 if written.endswith("%") else float(written)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ConfigError(f"{key}={text!r} is not a share above 0% and of at most 100%. Write, for example, '1%'.")
+    return value

@@ -89,16 +89,3 @@ class Budget:
             if predicted[tier.name] <= left:
                 return Choice(tier.name, predicted, left)
         return Choice(None, predicted, left)
-
-
-def parse_share(text: str | float) -> float:
-    """`1%`, `0.5 %` or `0.01` as a fraction.
-
-    Raises:
-        ValueError: not a share above 0 and of at most 1.
-    """
-    written = str(text).strip()
-    value = float(written[:-1]) / 100 if written.endswith("%") else float(written)
-    if not 0 < value <= 1:
-        raise ValueError(f"{text!r} is not above 0% and at most 100%")
-    return value

@@ -147,9 +147,10 @@ def load_harness(
     tasks: list[HarnessTask] = []
     with _cached_templates(), _preserved_random_state():
         for spec in suite.tasks:
-            for task in finder.load(spec):
+            loaded = finder.load(spec)
+            for task in loaded:
                 need_examples(task, spec, data_dir)
-                _prepare(task, spec, limit)
+                _prepare(task, spec, limit, num_siblings=len(loaded))
                 tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl, spec.task))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -219,7 +220,7 @@ def _stay_offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
+def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int) -> None:
     """Sets shots as `lm_eval.simple_evaluate` does, refuses what we cannot score, builds the prompts."""
     _refuse(task, spec)
     own = task.get_config("num_fewshot")
@@ -233,13 +234,25 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None) -> None:
     limits = [number for number in (spec.limit, limit) if number is not None]
     try:
         with quiet():
-            task.build_all_requests(limit=min(limits, default=None))
+            task.build_all_requests(
+                limit=min(limits, default=None), samples=_subset(task, spec, min(limits, default=None), num_siblings)
+            )
     except Exception as error:  # noqa: BLE001 (templates and functions of task files may raise anything)
         raise ProbeError(
             f"Prompts of task {task.task_name} cannot be built with {spec.num_fewshot or own or 0} examples: "
             f"{type(error).__name__}: {error}"
         ) from error
     _remember_templates(task)
+
+
+def _subset(task: Any, spec: TaskSpec, limit: int | None, num_siblings: int) -> list[int] | None:
+    """Items of the fast tier, chosen by hash and so the same for ever, as many of each task of a group; None is all."""
+    if spec.sample is None:
+        return None
+    total = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+    wanted = -(-spec.sample // num_siblings)
+    by_hash = sorted(range(total), key=lambda item: hashlib.sha256(f"{task.config.task}/{item}".encode()).digest())
+    return sorted(by_hash[:wanted]) if wanted < total else None
 
 
 def _refuse(task: Any, spec: TaskSpec) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from pretrain.config.run import RunConfig
 from pretrain.errors import ProbeError
 from pretrain.track.sink import RunInfo, Sink
-from probes.hook import dashboard_values
 from probes.journal import Journal, Place
 from probes.lock import TRAINING_LOCK, Held
 from probes.record import Measurement
 from probes.store import ProbeStore
+from probes.tier import dashboard_values
 
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run, StepReport

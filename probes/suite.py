@@ -6,6 +6,7 @@ at once. Whether a task exists is for `probes.harness` to say: this file needs n
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ MEAN_TASK = "mean"
 """Task name of a domain's mean in measurements; no task may bear it."""
 
 _SUITE_KEYS = ("description", "tasks")
-_TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl")
+_TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl", "fast")
+_FAST = "-fast"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,8 @@ class TaskSpec:
         num_fewshot: examples in the prompt; None is what the task's own definition says (0 if nothing).
         limit: score the first so many items only; None is all.
         ppl: score prompt and answer as one text, too, as OpenCompass's PPL mode does: `ppl_acc` and `ppl_gold`.
+        fast: items of the fast tier, over all tasks of a group; 0 leaves the line out of it.
+        sample: score a fixed subset of about so many items; None is all. Not written in suites: `Suite.fast` sets it.
     """
 
     task: str
@@ -40,6 +44,8 @@ class TaskSpec:
     num_fewshot: int | None = None
     limit: int | None = None
     ppl: bool = False
+    fast: int = 100
+    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,18 @@ class Suite:
     def domains(self) -> tuple[str, ...]:
         """Domains in order of first appearance."""
         return tuple(dict.fromkeys(spec.domain for spec in self.tasks))
+
+    def fast(self) -> Suite:
+        """The fast tier: the same lines, a fixed subset of the items of each. A suite, and curves, of its own."""
+        lines = tuple(dataclasses.replace(spec, sample=spec.fast) for spec in self.tasks if spec.fast)
+        if not lines:
+            raise ProbeError(f"Suite {self.name} has no fast tier: every line says fast: 0. Give one line some items.")
+        return Suite(self.name + _FAST, lines)
+
+
+def is_fast(suite: str) -> bool:
+    """Whether measurements under this suite's name are of a fast tier."""
+    return suite.endswith(_FAST)
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -129,13 +147,14 @@ def _parse_task(entry: Any, where: str, problems: list[str]) -> TaskSpec | None:
             problems.append(f"{where}.domain={value!r} holds a '/', which separates parts of metric names.")
         elif key == "task" and value == MEAN_TASK:
             problems.append(f"{where}.task={value!r} is the name of a domain's mean. Rename the task.")
-    for key, minimum in (("num_fewshot", 0), ("limit", 1)):
+    for key, minimum in (("num_fewshot", 0), ("limit", 1), ("fast", 0)):
         value = entry.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
             problems.append(f"{where}.{key}={value!r} is not a whole number of at least {minimum}.")
     if not isinstance(entry.get("ppl", False), bool):
         problems.append(f"{where}.ppl={entry['ppl']!r} is neither true nor false.")
-    return TaskSpec(**entry) if len(problems) == before else None
+    given = {key: value for key, value in entry.items() if value is not None}
+    return TaskSpec(**given) if len(problems) == before else None
 
 
 def _check_keys(mapping: dict[Any, Any], allowed: tuple[str, ...], where: str, problems: list[str]) -> None:

@@ -52,12 +52,20 @@ def save_steps(config: CheckpointConfig, *, total_steps: int, batch_sizes: Batch
     if problems:
         raise ConfigError(problems)
     due = {step for step in config.early if step <= total_steps} | {total_steps}
+    return Calendar(total_steps, frozenset(due | _multiples(every, total_steps, batch_sizes)))
+
+
+def milestone_steps(every: str, *, total_steps: int, batch_sizes: BatchSizes) -> frozenset[int]:
+    """The multiples of a duration up to the end of a run, step 0 and the last step."""
+    multiples = _multiples(Duration.parse(every), total_steps, batch_sizes)
+    return frozenset({0, total_steps} | multiples)
+
+
+def _multiples(every: Duration, total_steps: int, batch_sizes: BatchSizes) -> set[int]:
     if every.unit == "steps":
-        due.update(range(every.count, total_steps + 1, every.count))
-    else:
-        num_multiples = batch_sizes.tokens(total_steps) // every.count
-        if num_multiples < total_steps:
-            due.update(batch_sizes.steps(multiple * every.count) for multiple in range(1, num_multiples + 1))
-        else:  # most steps hold a multiple, or many
-            due.update(step for step in range(1, total_steps + 1) if batch_sizes.holds_multiple(every, step=step))
-    return Calendar(total_steps, frozenset(due))
+        return set(range(every.count, total_steps + 1, every.count))
+    num_multiples = batch_sizes.tokens(total_steps) // every.count
+    if num_multiples < total_steps:
+        return {batch_sizes.steps(multiple * every.count) for multiple in range(1, num_multiples + 1)}
+    # Most steps hold a multiple, or many.
+    return {step for step in range(1, total_steps + 1) if batch_sizes.holds_multiple(every, step=step)}

@@ -18,7 +18,7 @@ from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
 from pretrain.errors import ConfigError
-from pretrain.units import Duration
+from pretrain.units import Duration, parse_share
 
 CHOICES = {
     "schedule.kind": ("cosine", "linear", "constant", "wsd", "multi_step"),
@@ -71,7 +71,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "cluster.processes_per_node": (1, math.inf),
 }
 _POSITIVE = ("model.rope_base", "model.norm_epsilon", "optimizer.epsilon")
-_DURATIONS = ("schedule.warmup", "schedule.decay", "checkpoint.every", "track.console.every", "track.dynamics.every")
+_DURATIONS = (
+    "schedule.warmup",
+    "schedule.decay",
+    "checkpoint.every",
+    "track.console.every",
+    "track.dynamics.every",
+    "probe.milestones",
+)
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@-]*")
 
 
@@ -129,7 +136,7 @@ def _duration_problems(config: RunConfig) -> Iterator[str]:
         if _get(config, key) is not None:
             try:
                 duration = Duration.parse(_get(config, key), key=key)
-                if duration.count == 0 and key.endswith(".every"):
+                if duration.count == 0 and key.endswith((".every", ".milestones")):
                     yield f"{key}={_get(config, key)!r} must be longer than nothing."
             except ConfigError as error:
                 yield from error.problems
@@ -275,5 +282,30 @@ def _side_problems(config: RunConfig) -> Iterator[str]:
             "engine.overlap_param_gather=true gathers the shards of the distributed optimizer, but "
             "engine.distributed_optimizer=false. Set engine.overlap_param_gather=false too."
         )
+    yield from _tier_problems(config)
     if any(step < 0 for step in config.checkpoint.early):
         yield f"checkpoint.early={config.checkpoint.early} must be steps of 0 or more."
+
+
+def _tier_problems(config: RunConfig) -> Iterator[str]:
+    probe = config.probe
+    if probe.budget is not None:
+        try:
+            parse_share(probe.budget, key="probe.budget")
+        except ConfigError as error:
+            yield from error.problems
+        if probe.milestones is not None:
+            yield (
+                f"probe.budget={probe.budget} and probe.milestones={probe.milestones!r} both choose what is scored. "
+                f"Set one of them to null."
+            )
+    elif probe.fast_plan is not None and probe.milestones is None:
+        yield (
+            f"probe.fast_plan={probe.fast_plan} is for the fast tier, which is scored with probe.milestones or "
+            f"probe.budget only. Set one of them, or probe.fast_plan=null."
+        )
+    if probe.mode != "inline" and (probe.budget is not None or probe.milestones is not None):
+        yield (
+            f"probe.mode={probe.mode} scores nothing during training, so that probe.budget and probe.milestones have "
+            f"nothing to choose. Set them to null, or probe.mode=inline."
+        )

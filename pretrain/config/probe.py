@@ -19,8 +19,16 @@ class ProbeConfig:
     data set is not there read it from the cache of `datasets`."""
     limit: int | None = None
     """Items per task at most; null is what the suite says."""
+    milestones: str | None = None
+    """With a duration, such as `10_000 steps`: every save scores the suite's fast tier (a fixed subset of its items),
+    and multiples of the duration that are saves, the first save and the last score all of it. Null: all, always."""
+    budget: str | None = None
+    """With a share of wall time, such as `1%`: each save scores all of the suite, its fast tier or nothing, by what the
+    share allows at the speed measured; an event says which, and what was left out."""
     plan: str | None = None
     """Folder of a plan compiled before by `python -m probes compile`, for runs without the data sets; it must agree
     with suite, limit, tokens_per_row, tokenizer and sequence length of the run. Null compiles at the start."""
+    fast_plan: str | None = None
+    """The same for the fast tier, where milestones or a budget ask for one."""
     tokens_per_row: int = 4096
     """Token budget of one packed row; more needs more memory and keeps a GPU busier."""

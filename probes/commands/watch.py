@@ -105,9 +105,9 @@ def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, j
 def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> tuple[Any, Examiner | None]:
     """The plan's rows on every rank, and on rank 0 what measures."""
     from probes.examiner import Examiner
-    from probes.hook import PLANS_FOLDER
     from probes.journal import Journal
     from probes.target import find_tokenizer, require_add_bos
+    from probes.tier import PLANS_FOLDER
 
     made: list[Examiner] = []
 

@@ -1,11 +1,11 @@
-"""Durations: text to steps and tokens, exactly."""
+"""Durations and shares: text to steps, tokens and fractions, exactly."""
 
 from __future__ import annotations
 
 import pytest
 
 from pretrain.errors import ConfigError
-from pretrain.units import Duration
+from pretrain.units import Duration, parse_share
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,14 @@ def test_what_is_no_duration_is_refused_by_its_key(text: str) -> None:
 def test_a_duration_prints_as_it_is_read() -> None:
     for text in ("200 steps", "4_587_520 tokens"):
         assert str(Duration.parse(text)) == text
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), (0.02, 0.02), ("1", 1.0)])
+def test_shares_are_read(text: str | float, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["0%", "-1%", "101%", "much", "1 %%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="probe.budget=.*share above 0%"):
+        parse_share(text, key="probe.budget")

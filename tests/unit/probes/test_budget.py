@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from probes.budget import Budget, Tier, parse_share
+from probes.budget import Budget, Tier
 
 TIERS = (Tier("full", 100_000), Tier("fast", 5_000))
 
@@ -55,14 +55,3 @@ def test_an_unmeasured_speed_scores_nothing() -> None:
     budget = Budget(0.01, TIERS)
     assert budget.predict(1) == math.inf
     assert budget.choose(elapsed_seconds=1e9, remaining_seconds=0, remaining_saves=1).tier is None
-
-
-@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), (0.02, 0.02), ("1", 1.0)])
-def test_shares_are_read(text: str | float, share: float) -> None:
-    assert parse_share(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["0%", "-1%", "101%", "much", "1 %%"])
-def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        parse_share(text)

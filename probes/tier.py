@@ -1,0 +1,197 @@
+"""One plan put to the live model: compiled or found on rank 0, held by every rank, scored, measured and recorded.
+
+All ranks score; rank 0 alone knows lm-eval, measures and records. What goes wrong before the first step stops the
+run on every rank; a measurement that fails later is an event, and training goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.engine.base import PackedRows, TokenLogProbs
+from pretrain.errors import ProbeError
+from pretrain.track.names import probe_name
+from probes.compile import Wanted, compile_suite, load_if_sound, open_plan
+from probes.harness import Harness
+from probes.metrics import RECORD_ONLY
+from probes.plan import Plan
+from probes.record import Measurement
+from probes.score import CheckpointFacts, gather_answers, measure
+from probes.store import ProbeStore
+from probes.suite import is_fast
+
+if TYPE_CHECKING:
+    from pretrain.hooks.base import Run
+
+PLANS_FOLDER = "plans"
+
+
+class LiveTier:
+    """A suite, ready to be put to the live model at saves.
+
+    Args:
+        name: `full` or `fast`.
+        wanted: what to compile.
+        plan: folder of a plan compiled before; None compiles.
+        key: the configuration key that names that folder.
+    """
+
+    def __init__(self, name: str, wanted: Wanted, *, plan: str | None, key: str) -> None:
+        self.name = name
+        self.plan: Plan
+        self._wanted, self._compiled, self._key = wanted, plan, key
+        self._harness: Harness | None = None
+        self._complete_steps: set[int] = set()
+
+    def prepare(self, run: Run, store: ProbeStore | None) -> None:
+        """Compiles the plan on rank 0, or takes the compiled one; every rank then holds it.
+
+        Args:
+            run: the run.
+            store: its record, on rank 0.
+
+        Raises:
+            ProbeError: on every rank, for a suite or task that cannot be scored, or a plan that does not fit the run.
+        """
+        start = time.perf_counter()
+        plan_hash, complete_steps = run.job.once(lambda: self._find(run, store))
+        self._complete_steps = set(complete_steps)
+        self._load(run, plan_hash)
+        if run.job.rank == 0:
+            self._report(run, time.perf_counter() - start)
+
+    def is_complete(self, step: int) -> bool:
+        """Whether this step has been measured."""
+        return step in self._complete_steps
+
+    def probe(self, run: Run, store: ProbeStore | None, *, flops_per_token: float) -> float:
+        """Scores the live model and records it; every rank calls it.
+
+        Args:
+            run: the run.
+            store: its record, on rank 0.
+            flops_per_token: training FLOPs of one token.
+
+        Returns:
+            Wall time on this rank in seconds.
+        """
+        start = time.perf_counter()
+        scored = self._score(run)
+        if scored is not None:
+            seconds = time.perf_counter() - start
+            self._complete_steps.add(run.state.step)
+            if store is not None:
+                self._measure(run, store, scored, seconds, flops_per_token)
+        return time.perf_counter() - start
+
+    def _find(self, run: Run, store: ProbeStore | None) -> tuple[str, list[int]]:
+        """Rank 0's part of the start: the plan's hash, and the steps that are measured under it already."""
+        assert store is not None, "rank 0 keeps the record"
+        plans = run.info.directory / PLANS_FOLDER
+        if self._compiled is None:
+            self.plan, self._harness = compile_suite(self._wanted, plans=plans)
+        else:
+            self.plan, self._harness = open_plan(self._compiled, self._wanted, key=self._key)
+            if load_if_sound(plans / self.plan.plan_hash) is None:
+                self.plan.save(plans / self.plan.plan_hash)  # the record of the run needs it, wherever the other goes
+        return self.plan.plan_hash, sorted(store.complete_steps(self.plan))
+
+    def _load(self, run: Run, plan_hash: str) -> None:
+        """Reads rank 0's plan on every other rank; one that cannot stops all of them."""
+        problem = ""
+        if self._harness is None:
+            try:
+                self.plan = Plan.load(_plan_folder(run, plan_hash))
+            except ProbeError as error:
+                problem = str(error)
+        failed = run.job.maximum(run.job.rank + 1 if problem else 0)
+        if failed:
+            raise ProbeError(problem or f"Rank {failed - 1} cannot read the plan; its own message says why.")
+
+    def _score(self, run: Run) -> TokenLogProbs | None:
+        """The answers; None on every rank if one rank failed, which is an event."""
+        scored, cause = score_together(run, self.plan.rows)
+        if cause and run.job.rank == 0:
+            run.tracker.event("probe_failed", step=run.state.step, suite=self.plan.suite, cause=cause)
+        return scored
+
+    def _report(self, run: Run, seconds: float) -> None:
+        plan, skipped = self.plan, self.plan.skipped
+        fields: dict[str, Any] = {"suite": plan.suite, "plan_hash": plan.plan_hash, **plan.stats}
+        fields["chance"] = plan.chance()
+        fields["not_computed"] = {task.name: task.not_computed for task in plan.tasks if task.not_computed}
+        fields["items_without_gold"] = {t.name: t.num_without_gold for t in plan.tasks if t.num_without_gold}
+        fields["skipped"] = skipped[:20] + ([f"and {len(skipped) - 20} more"] if len(skipped) > 20 else [])
+        run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
+
+    def _measure(
+        self, run: Run, store: ProbeStore, scored: TokenLogProbs, seconds: float, flops_per_token: float
+    ) -> None:
+        """Rank 0's half; it may fail without stopping training, as scoring may."""
+        assert self._harness is not None, "compiled on rank 0"
+        state, start = run.state, time.perf_counter()
+        facts = CheckpointFacts(
+            run=run.info.name,
+            step=state.step,
+            tokens=state.tokens,
+            flops=state.tokens * flops_per_token,
+            config_hash=run.info.config_hash,
+        )
+        try:
+            answers = gather_answers(self.plan, scored)
+            measurements = measure(self.plan, answers, self._harness, facts, seconds=seconds)
+            store.write_items(self.plan, answers, step=state.step)
+            store.append(measurements)
+        except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
+            cause = f"{type(error).__name__}: {error}"
+            run.tracker.event("probe_failed", step=state.step, suite=self.plan.suite, cause=cause)
+            return
+        run.tracker.log_views(dashboard_values(measurements), step=state.step, tokens=state.tokens)
+        run.tracker.event(
+            "probe",
+            step=state.step,
+            suite=self.plan.suite,
+            seconds=seconds + time.perf_counter() - start,
+            score_seconds=seconds,
+            tokens=self.plan.num_tokens,
+            num_measurements=len(measurements),
+        )
+
+
+def score_together(run: Run, rows: PackedRows) -> tuple[TokenLogProbs | None, str]:
+    """Answers and no cause, or no answers and the cause on every rank if one rank failed.
+
+    The engine keeps ranks in step; a cause that is another rank's is named by it on its own output.
+    """
+    scored: TokenLogProbs | None = None
+    cause = ""
+    try:
+        scored = run.engine.score(rows)
+    except Exception as error:  # noqa: BLE001 (out of memory above all; training must go on, the cause is recorded)
+        cause = f"{type(error).__name__}: {error}"
+    failed = run.job.maximum(run.job.rank + 1 if cause else 0)
+    if not failed:
+        return scored, ""
+    if cause and run.job.rank:
+        print(f"rank {run.job.rank} could not score step {run.state.step}: {cause}", file=sys.stderr, flush=True)
+    return None, cause or f"rank {failed - 1} failed; its output says why"
+
+
+def dashboard_values(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """What views show: all metrics but those of `probes.metrics.RECORD_ONLY`, by their stable names.
+
+    Those of a fast tier are charts of their own: `probe-fast-<domain>/…`.
+    """
+    return {
+        probe_name(f"fast-{row.domain}" if is_fast(row.suite) else row.domain, row.task, row.metric): row.value
+        for row in measurements
+        if row.metric not in RECORD_ONLY
+    }
+
+
+def _plan_folder(run: Run, plan_hash: str) -> Path:
+    return run.info.directory / PLANS_FOLDER / plan_hash
