@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
+import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,20 +102,41 @@ def _builtin_manager() -> Any:
 def _no_programs_run() -> Iterator[None]:
     """Keeps tasks from fetching the hub's `code_eval` and running a program with it when their code is imported.
 
-    lm-eval's files of HumanEval and MBPP do both at import. We score their gold programs, and run none.
+    lm-eval's files of HumanEval and MBPP do both at import. We score their gold programs, and run none. `evaluate`
+    itself, which brings torch, is imported only by those who ask for more of it.
     """
-    import evaluate
-
-    original = evaluate.load
-
-    def load(path: str, *arguments: Any, **options: Any) -> Any:
-        return _CodeEval() if path == "code_eval" else original(path, *arguments, **options)
-
-    evaluate.load = load
+    real = sys.modules.get("evaluate")
+    stand_in = sys.modules["evaluate"] = _Evaluate(real)
     try:
         yield
     finally:
-        evaluate.load = original
+        del sys.modules["evaluate"]
+        if stand_in.real is not None:
+            sys.modules["evaluate"] = stand_in.real
+
+
+class _Evaluate(types.ModuleType):
+    """Stands in for `evaluate`; task files may keep it for good."""
+
+    def __init__(self, real: types.ModuleType | None) -> None:
+        super().__init__("evaluate")
+        self.real = real
+
+    def load(self, path: str, *arguments: Any, **options: Any) -> Any:
+        return _CodeEval() if path == "code_eval" else self._imported().load(path, *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._imported(), name)
+
+    def _imported(self) -> Any:
+        if self.real is None:
+            present = sys.modules.pop("evaluate", None)
+            self.real = importlib.import_module("evaluate")
+            if present is self:
+                sys.modules["evaluate"] = self
+        return self.real
 
 
 class _CodeEval:

@@ -135,3 +135,23 @@ def test_features_that_datasets_stored_are_kept_and_fields_may_be_missing(tmp_pa
     assert read_split(tmp_path / "test.parquet").features["label"].names == ["no", "yes"]
     write_jsonl(tmp_path / "test.jsonl", [{"a": 1}, {"a": 2, "b": "2020-01-01"}])
     assert list(read_split(tmp_path / "test.jsonl")) == [{"a": 1, "b": None}, {"a": 2, "b": "2020-01-01"}]
+
+
+def test_task_files_get_a_stand_in_for_evaluate_and_the_rest_of_it(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import evaluate\n"
+        "assert evaluate.load('code_eval').compute(references=[], predictions=[], k=[1])[0] == {'pass@1': 0.0}\n"
+        "def docs(dataset):\n"
+        "    assert evaluate.EvaluationModule is not None\n"
+        "    return dataset\n"
+    )
+    write_jsonl(tmp_path / "org" / "x" / "default" / "test.jsonl", [{"q": "a", "choices": ["a", "b"], "gold": 0}])
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: org/x\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: q\n"
+        "doc_to_choice: choices\ndoc_to_target: gold\nprocess_docs: !function own.docs\n"
+    )
+    suite = Suite("s", (TaskSpec(task="own", domain="d"),))
+    assert len(load_harness(suite, task_paths=[tmp_path], data_dir=tmp_path).tasks[0].task.instances) == 2
+    import evaluate
+
+    assert evaluate.__file__ and evaluate.load.__module__.startswith("evaluate.")
