@@ -107,7 +107,7 @@ class Plan:
     def chance(self) -> dict[str, float]:
         """Accuracy of guessing by task: the mean over items of right answers / choices, one if none is known.
 
-        Tasks whose items have a single answer, which nobody guesses, are left out.
+        Tasks whose items have a single answer, which nobody guesses, are left out. A group has that of its items.
         """
         table, levels = self.table, {}
         for index, task in enumerate(self.tasks):
@@ -117,6 +117,11 @@ class Plan:
                 right = np.maximum(1, np.bincount(inverse, weights=table.is_gold_R[choices]))
                 if counts.max() > 1:
                     levels[task.name] = float(np.mean(right / counts))
+        for line in {task.line for task in self.tasks} - {"", *levels}:
+            members = [task for task in self.tasks if task.line == line]
+            if all(task.name in levels for task in members):
+                total = sum(task.num_items for task in members)
+                levels[line] = sum(levels[task.name] * task.num_items for task in members) / total
         return levels
 
     def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:

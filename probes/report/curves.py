@@ -22,11 +22,21 @@ METRIC_TITLES = {
     "margin": "Margin of the right answer",
     "norm_margin": "Margin of the right answer's share",
     "exact_match": "Exact match",
+    "ppl_acc": "Accuracy by perplexity of the whole text",
+    "acc_rescaled": "Accuracy, 0 at chance",
+    "acc_norm_rescaled": "Accuracy, normalised by length, 0 at chance",
     "perplexity": "Perplexity",
+    "ppl_gold": "Loss on prompt and right answer",
+    "soft_log": "Logarithm of the right answer's share",
+    "total_prob": "Probability of all choices together",
 }
-LOWER_IS_BETTER = frozenset({"gold_bpb", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
+LOWER_IS_BETTER = frozenset(
+    {"gold_bpb", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ppl_gold"}
+)
 _RECORD_ONLY_SUFFIXES = ("_per_token", "_per_char", "_per_byte")
-_TABLE_ONLY = frozenset({"margin", "norm_margin"})
+_TABLE_ONLY = frozenset(
+    {"margin", "norm_margin", "soft_log", "total_prob", "acc_rescaled", "acc_norm_rescaled", "ppl_gold"}
+)
 ACCURACIES = ("acc", "acc_norm", "exact_match")
 
 
