@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -21,6 +22,7 @@ from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, Capabilities, PackedRows, StepResult, TokenLogProbs
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.alone import Alone
 from pretrain.engine.megatron.dynamics import Observer
 from pretrain.engine.megatron.score import evaluation, score_rows
 from pretrain.engine.megatron.shards import MegatronState, blocks_of
@@ -53,6 +55,10 @@ class MegatronEngine:
         self._chunks = build_chunks(config, spec, self._megatron)
         blocks = blocks_of(self._chunks)
         initialize(blocks, seed=config.run.seed, std=config.model.init_std)
+        # One replica has nobody to share gradients and moments with: no shards, no collectives that only copy.
+        self._replicated = groups.replicas()[1] > 1
+        self._alone = dist.get_world_size() == 1 and not self._megatron.bf16
+        self._step_tokens = 0
         self._wrappers = self._wrap()
         self._optimizer = self._build_optimizer()
         self._state = MegatronState(self._chunks, self._optimizer, blocks)
@@ -70,6 +76,7 @@ class MegatronEngine:
             # Megatron leaves this to its own scheduler: without it norms are decayed in spite of wd_mult.
             group["weight_decay"] = self._config.optimizer.weight_decay * group["wd_mult"]
         microbatches, micro_batch_size, _ = batch.tokens_MBT.shape
+        tokens = self._step_tokens = batch.num_samples * self._config.train.sequence_length
         iterators = [self._microbatches(batch) for _ in self._wrappers]
         with observer.activations() if observer else contextlib.nullcontext():
             outputs = self._forward_backward(
@@ -81,7 +88,6 @@ class MegatronEngine:
                 micro_batch_size=micro_batch_size,
                 forward_only=False,
             )
-        tokens = batch.num_samples * self._config.train.sequence_length
         loss, *rest = (total / tokens for total in self._reduce_losses(outputs))
         z_loss = rest[0] if rest else None
         grad_norm = self._update(loss + (z_loss or 0.0), observer)
@@ -127,14 +133,16 @@ class MegatronEngine:
         groups.stop()
 
     def _wrap(self) -> list[Any]:
-        engine, bf16 = self._config.engine, self._megatron.bf16
+        engine, bf16, replicated = self._config.engine, self._megatron.bf16, self._replicated
         ddp = DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            overlap_grad_reduce=engine.overlap_grad_reduce,
-            overlap_param_gather=engine.overlap_param_gather,
-            use_distributed_optimizer=engine.distributed_optimizer,
+            overlap_grad_reduce=engine.overlap_grad_reduce and replicated,
+            overlap_param_gather=engine.overlap_param_gather and replicated,
+            use_distributed_optimizer=engine.distributed_optimizer and replicated,
             bucket_size=engine.bucket_size,
         )
+        if self._alone:
+            return [Alone(self._megatron, chunk) for chunk in self._chunks]
         modules = [Float16Module(self._megatron, chunk) if bf16 else chunk for chunk in self._chunks]
         return [
             DistributedDataParallel(config=self._megatron, ddp_config=ddp, module=module, disable_bucketing=index > 0)
@@ -142,7 +150,7 @@ class MegatronEngine:
         ]
 
     def _build_optimizer(self) -> Any:
-        settings, engine = self._config.optimizer, self._config.engine
+        settings, engine, replicated = self._config.optimizer, self._config.engine, self._replicated
         options = OptimizerConfig(
             optimizer="adam",
             lr=self._config.schedule.learning_rate,
@@ -153,8 +161,8 @@ class MegatronEngine:
             clip_grad=settings.grad_clip,
             bf16=self._megatron.bf16,
             params_dtype=self._megatron.params_dtype,
-            use_distributed_optimizer=engine.distributed_optimizer,
-            overlap_param_gather=engine.overlap_param_gather,
+            use_distributed_optimizer=engine.distributed_optimizer and replicated,
+            overlap_param_gather=engine.overlap_param_gather and replicated,
         )
         # No override puts every parameter into one decayed group; Megatron's default exempts norms and biases.
         overrides: dict[Any, Any] | None = {} if settings.decay == "all" else None
@@ -163,15 +171,15 @@ class MegatronEngine:
     def _connect(self) -> None:
         """Gives Megatron's schedules the functions they call on the wrappers."""
         engine, megatron = self._config.engine, self._megatron
-        megatron.finalize_model_grads_func = finalize_model_grads
+        megatron.finalize_model_grads_func = self._finalize_gradients
         megatron.grad_scale_func = self._optimizer.scale_loss
         single = len(self._wrappers) == 1
-        if engine.overlap_grad_reduce:
+        if engine.overlap_grad_reduce and self._replicated:
             no_sync = [wrapper.no_sync for wrapper in self._wrappers]
             megatron.no_sync_func = no_sync[0] if single else no_sync
             if not single:
                 megatron.grad_sync_func = [wrapper.start_grad_sync for wrapper in self._wrappers]
-        if engine.overlap_param_gather and not single:
+        if engine.overlap_param_gather and self._replicated and not single:
             megatron.param_sync_func = [wrapper.start_param_sync for wrapper in self._wrappers]
 
     def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor]]:
@@ -191,13 +199,25 @@ class MegatronEngine:
         losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
         return losses, _sum_and_count
 
+    def _finalize_gradients(self, wrappers: list[Any], _: torch.Tensor | None, **options: Any) -> None:
+        """Reduces gradients and divides them by the step's tokens.
+
+        Megatron would count the tokens with two collectives and wait for the answer; here every rank knows them.
+        """
+        if not self._alone:
+            finalize_model_grads(wrappers, None, **options)
+        scale = float(np.float32(1.0) / np.float32(self._step_tokens))  # rounded as Megatron's own
+        for wrapper in wrappers:
+            wrapper.scale_gradients(scale)
+
     def _reduce_losses(self, outputs: list[list[torch.Tensor]]) -> list[float]:
         """Sum of the global batch's token losses, and of its z-losses where there are any; on every rank."""
         totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
             for index, sums in enumerate(zip(*outputs, strict=True)):
                 totals[index] = torch.stack(sums).double().sum()
-            dist.all_reduce(totals, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+            if self._replicated:
+                dist.all_reduce(totals, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         if self._config.parallel.pipeline > 1:
             source = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(totals, source, group=parallel_state.get_pipeline_model_parallel_group())
