@@ -2,7 +2,7 @@
 
 Megatron's own local core attention materialises every score and refuses packed sequences. A `TreeMask` travels
 in Megatron's `attention_mask` argument untouched, so scoring needs no second model. Context parallelism gathers
-keys and values and masks by position (zig-zag split, as Megatron's `get_batch_on_this_cp_rank` cuts it).
+keys and values and masks by position (zig-zag split).
 """
 
 from __future__ import annotations
@@ -205,11 +205,15 @@ def _gather_context(
 
 def _zigzag_positions(length: int, group: dist.ProcessGroup, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions in the whole sequence of this rank's `length` queries, and of the gathered keys."""
-    size, half = group.size(), length // 2
-    chunk = torch.arange(half, device=device)
+    size = group.size()
+    positions = [zigzag_positions(length, rank=rank, size=size).to(device) for rank in range(size)]
+    return positions[group.rank()], torch.cat(positions)
 
-    def positions(rank: int) -> torch.Tensor:
-        # Zig-zag: rank r holds chunks r and 2c-1-r of 2c, so that causal work is even.
-        return torch.cat([rank * half + chunk, (2 * size - 1 - rank) * half + chunk])
 
-    return positions(group.rank()), torch.cat([positions(rank) for rank in range(size)])
+def zigzag_positions(length: int, *, rank: int, size: int) -> torch.Tensor:
+    """Positions in the whole sequence of the `length` tokens of one of `size` context-parallel ranks; int64.
+
+    Of 2 · size chunks rank r holds the r-th and the r-th from the end, so that causal work is even (Megatron's split).
+    """
+    chunk = torch.arange(length // 2)
+    return torch.cat([rank * (length // 2) + chunk, (2 * size - 1 - rank) * (length // 2) + chunk])
