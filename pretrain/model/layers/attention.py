@@ -215,5 +215,7 @@ def zigzag_positions(length: int, *, rank: int, size: int) -> torch.Tensor:
 
     Of 2 · size chunks rank r holds the r-th and the r-th from the end, so that causal work is even (Megatron's split).
     """
+    if size == 1:
+        return torch.arange(length)
     chunk = torch.arange(length // 2)
     return torch.cat([rank * (length // 2) + chunk, (2 * size - 1 - rank) * (length // 2) + chunk])
