@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import io
+import re
 import sys
 import tempfile
 import types
@@ -62,8 +63,7 @@ class TaskFinder:
         Raises:
             ProbeError: an unknown task, or one that cannot be built.
         """
-        manager = self._local if spec.task in self._local.task_index else _builtin_manager()
-        entry = manager.task_index.get(spec.task)
+        manager, entry = self._find(spec.task)
         if entry is None:
             known = [*self._local.all_subtasks, *manager.all_tasks]
             raise ProbeError(
@@ -77,7 +77,11 @@ class TaskFinder:
                 _data_from(self._source),
                 _no_programs_run(),
             ):
-                wanted = _task_config(entry.yaml_path, cache) if entry.kind.name == "TASK" else spec.task
+                wanted: Any = spec.task
+                if entry.kind.name == "TASK":
+                    wanted = _task_config(entry.yaml_path, cache)
+                elif manager is self._local and spec.task not in manager.task_index:
+                    wanted = str(entry.yaml_path)
                 return list(manager.load([wanted])["tasks"].values())
         except ProbeError:
             raise
@@ -88,6 +92,44 @@ class TaskFinder:
                 f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
                 f"lm-eval download them."
             ) from error
+
+    def _find(self, name: str) -> tuple[Any, Any]:
+        """Where a name is defined, and by which index it is built; None if nowhere."""
+        if name in self._local.task_index:
+            return self._local, self._local.task_index[name]
+        entry = _builtin_task(name)
+        if entry is not None:
+            return self._local, entry  # a task stands alone: any index builds it
+        return _builtin_manager(), _builtin_manager().task_index.get(name)
+
+
+_TASK_LINE = re.compile(rb"""^["']?task["']?[ ]*:[ ]*["']?([^"'#\n\[\]]+?)["']?[ ]*(?:#.*)?\r?$""", re.MULTILINE)
+
+
+def _builtin_task(name: str) -> Any:
+    """The entry of one of lm-eval's own tasks, from the one file that says its name; None for all other names.
+
+    Reading all files as text takes a second or two, parsing them for the whole index seventeen.
+    """
+    from lm_eval.tasks._index import TaskIndex
+
+    for path in _task_lines().get(name.encode(), ()):
+        entry = TaskIndex.entry_from_path(path)
+        if entry is not None and entry.name == name and entry.kind.name in ("TASK", "PY_TASK"):
+            return entry
+    return None
+
+
+@functools.cache
+def _task_lines() -> dict[bytes, list[Path]]:
+    """lm-eval's own files by the names in their `task:` lines, in the order of its index, where the first one wins."""
+    import lm_eval.tasks
+
+    found: dict[bytes, list[Path]] = {}
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml"), key=Path.as_posix):
+        for name in _TASK_LINE.findall(path.read_bytes()):
+            found.setdefault(name, []).append(path)
+    return found
 
 
 @functools.cache

@@ -115,7 +115,7 @@ def _wanted(keys: dict[str, Any], config: RunConfig | None) -> Wanted:
         )
         if not value
     ]
-    if missing:
+    if missing or suite is None or max_length is None:
         raise ConfigError(missing)
     return Wanted(
         suite=load_suite(suite),

@@ -150,6 +150,7 @@ def test_a_task_that_has_changed_is_refused(change: str, tmp_path: Path, tokeniz
     assert again.plan_hash != plan.plan_hash
 
 
+@pytest.mark.slow
 def test_a_task_that_is_gone_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     write_task(
         tmp_path,

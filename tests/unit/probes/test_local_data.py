@@ -62,12 +62,19 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize(("name", "shots"), [("arc_challenge", 0), ("arc_challenge", 3), ("mmlu_abstract_algebra", 5)])
-def test_prompts_are_those_of_lm_eval_with_the_same_items(
-    name: str, shots: int, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def lm_eval_tasks() -> Any:
+    """lm-eval's own index, which takes many seconds to read."""
     from lm_eval.tasks import TaskManager
 
+    return TaskManager()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shots"), [("arc_challenge", 0), ("arc_challenge", 3), ("mmlu_abstract_algebra", 5)])
+def test_prompts_are_those_of_lm_eval_with_the_same_items(
+    name: str, shots: int, data_dir: Path, lm_eval_tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = Suite("s", (TaskSpec(task=name, domain="d", num_fewshot=shots),))
     (found,) = load_harness(suite, data_dir=data_dir).tasks
 
@@ -75,7 +82,7 @@ def test_prompts_are_those_of_lm_eval_with_the_same_items(
         return {split: datasets.Dataset.from_list(items) for split, items in SPLITS[name].items()}
 
     monkeypatch.setattr(datasets, "load_dataset", from_memory)
-    expected = TaskManager().load([name])["tasks"][name]
+    expected = lm_eval_tasks.load([name])["tasks"][name]
     expected.set_config("num_fewshot", shots)
     expected.set_fewshot_seed(1234)
     expected.build_all_requests()
@@ -155,3 +162,25 @@ def test_task_files_get_a_stand_in_for_evaluate_and_the_rest_of_it(tmp_path: Pat
     import evaluate
 
     assert evaluate.__file__ and evaluate.load.__module__.startswith("evaluate.")
+
+
+def test_lm_evals_own_tasks_are_found_without_its_index(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from probes import finder
+
+    def refuse() -> None:
+        raise AssertionError("the whole index was read")
+
+    monkeypatch.setattr(finder, "_builtin_manager", refuse)
+    specs = tuple(TaskSpec(task=name, domain="d") for name in SPLITS)
+    harness = load_harness(Suite("s", specs), data_dir=data_dir)
+    assert [task.name for task in harness.tasks] == list(SPLITS)
+
+
+@pytest.mark.slow
+def test_every_task_is_found_where_lm_evals_index_has_it(lm_eval_tasks: Any) -> None:
+    from probes import finder
+
+    kinds = {name: entry for name, entry in lm_eval_tasks.task_index.items() if entry.kind.name in ("TASK", "PY_TASK")}
+    assert {name.decode() for name in finder._task_lines()} == set(kinds)
+    for name, paths in finder._task_lines().items():
+        assert paths[0].resolve() == kinds[name.decode()].yaml_path.resolve()

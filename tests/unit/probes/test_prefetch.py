@@ -142,6 +142,7 @@ def test_an_interrupted_fetch_leaves_nothing_half(
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_without_a_network_the_first_data_set_says_so(words: list[str], tmp_path: Path) -> None:
     # A port of this machine that nobody listens on stands for a hub that cannot be reached.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
