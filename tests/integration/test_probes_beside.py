@@ -68,7 +68,7 @@ def finish(arguments: Sequence[object], *, processes: int = 1, log: Path, second
         assert process.wait(seconds) == 0, log.read_text()[-5000:]
     except BaseException:
         if process.poll() is None:
-            runs.kill(process)
+            tell_all(process, signal.SIGKILL)
         raise
     return log.read_text()
 
@@ -139,7 +139,7 @@ def test_scores_of_a_watcher_reach_the_views_of_the_run_it_watches(inline: Path,
         assert training.wait(60) == 0, log.read_text()[-5000:]
     finally:
         if training.poll() is None:
-            runs.kill(training)
+            tell_all(training, signal.SIGKILL)
     expected, got = scores(inline, "run", "config_hash"), scores(run, "run", "config_hash")
     assert got.keys() == expected.keys()
     for key, row in got.items():
