@@ -27,7 +27,7 @@ class Fault:
         model = engine._chunks[-1]
         self._last = model
         self._restore: list[Any] = []
-        original_pass, original_add = score._pass, score._Head.add
+        original_pass, original_add = score._pass, score.Head.add
 
         def counted(model: Any, *arguments: Any) -> Any:
             self._passes += model is self._last
@@ -38,7 +38,7 @@ class Fault:
             original_add(head, model, *arguments)
             self._fail_if(place == "head")
 
-        score._pass, score._Head.add = counted, add
+        score._pass, score.Head.add = counted, add
         hook = model.decoder.layers[-1].mlp.register_forward_pre_hook(lambda *_: self._fail_if(place == "layer"))
         self._restore = [original_pass, original_add, hook]
 
@@ -47,7 +47,7 @@ class Fault:
             raise MemoryError(f"no memory in {self._place}")
 
     def remove(self) -> None:
-        score._pass, score._Head.add, hook = self._restore
+        score._pass, score.Head.add, hook = self._restore
         hook.remove()
 
 

@@ -2,7 +2,7 @@
 
 The method: hidden states of wanted positions only go through the output layer; each tensor-parallel rank
 computes maximum, sum of exponentials, target and argmax over its own vocabulary rows, and these are merged by
-all-reduce once per call. A gathered [batch, sequence, vocabulary] never exists and padding rows of the
+all-reduce once per call (`head.py`). A gathered [batch, sequence, vocabulary] never exists and padding rows of the
 vocabulary are never computed. Context-parallel ranks score as further replicas. Pipelines run a lockstep ring
 of one batched exchange a tick: all shapes are known from the rows, and no exchange can be waited for in
 another order than it was sent.
@@ -16,22 +16,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
 from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.head import Head
 from pretrain.engine.megatron.in_step import InStep
 from pretrain.errors import EngineError
 from pretrain.model.layers.attention import TreeMask
-
-_HEAD_CHUNK = 256
-"""Positions whose logits exist at one time: 256 · 32,000 · 4 bytes = 33 MB."""
 
 
 def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> TokenLogProbs:
@@ -55,7 +51,7 @@ def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> T
     rank, size = groups.replicas()
     mine = [rows.rows[i] for i in split_by_tokens([len(r.tokens_S) for r in rows.rows], size)[rank]]
     longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
-    head = _Head(vocab_size)
+    head = Head(vocab_size)
     in_step = InStep()
     _run_ring(chunks, mine, chunks[0].rotary_pos_emb.get_emb(longest), head, in_step)
     in_step.agree()
@@ -126,7 +122,7 @@ def _refuse_misfits(rows: PackedRows, config: Any, device: torch.device) -> None
 
 
 def _run_ring(
-    chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torch.Tensor, head: _Head, in_step: InStep
+    chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torch.Tensor, head: Head, in_step: InStep
 ) -> None:
     """Runs this replica's rows through the pipeline, one batched exchange per tick; a rank that fails goes on."""
     config = chunks[0].config
@@ -169,7 +165,7 @@ def _pass(
     masks: dict[int, TreeMask],
     rope_table: torch.Tensor,
     received: torch.Tensor | None,
-    head: _Head,
+    head: Head,
 ) -> torch.Tensor:
     """One row through one chunk, and through the head behind the last one."""
     if index not in masks:
@@ -201,106 +197,3 @@ def _forward(
         model.set_input_tensor(received)
     rope = rope_table[torch.as_tensor(row.positions_S, dtype=torch.long, device=device)]
     return model.decoder(hidden_states=hidden, attention_mask=mask, rotary_pos_emb=rope)
-
-
-@dataclass
-class _Head:
-    """This rank's share of log-softmax at every wanted position, merged over tensor parallelism at the end."""
-
-    vocab_size: int
-    maximum: list[torch.Tensor] = field(default_factory=list)
-    argmax: list[torch.Tensor] = field(default_factory=list)
-    exp_sum: list[torch.Tensor] = field(default_factory=list)
-    target_logit: list[torch.Tensor] = field(default_factory=list)
-    pair_position: list[torch.Tensor] = field(default_factory=list)
-    pair_target: list[torch.Tensor] = field(default_factory=list)
-    pair_id: list[torch.Tensor] = field(default_factory=list)
-    num_positions: int = 0
-
-    def add(self, model: Any, hidden_S1H: torch.Tensor, row: PackedRow) -> None:
-        """Adds one row: logits in chunks of positions, reduced at once."""
-        device = hidden_S1H.device
-        wanted = torch.as_tensor(row.wanted_W, device=device)
-        hidden = _pick(hidden_S1H[:, 0], wanted, model.config.sequence_parallel)
-        weight = model.output_layer.weight
-        if weight is None:
-            weight = model.shared_embedding_or_output_weight()
-        first = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
-        real = max(0, min(weight.shape[0], self.vocab_size - first))
-        position = torch.as_tensor(row.pair_wanted_P, device=device)
-        target = torch.as_tensor(row.pair_target_P, device=device)
-        target_logit = torch.zeros(len(target), dtype=torch.float32, device=device)
-        for start in range(0, len(hidden), _HEAD_CHUNK):
-            part = hidden[start : start + _HEAD_CHUNK]
-            if real:
-                logits = F.linear(part, weight[:real]).float()
-                top, arg = logits.max(-1)
-                here = (
-                    (position >= start) & (position < start + _HEAD_CHUNK) & (target >= first) & (target < first + real)
-                )
-                target_logit[here] = logits[position[here] - start, target[here] - first]
-                total = logits.sub_(top[:, None]).exp_().sum(-1)
-            else:  # this rank holds padding rows only
-                top = torch.full((len(part),), -torch.inf, device=device)
-                arg = torch.zeros(len(part), dtype=torch.long, device=device)
-                total = torch.zeros(len(part), device=device)
-            self.maximum.append(top)
-            self.argmax.append(arg + first)
-            self.exp_sum.append(total)
-        self.target_logit.append(target_logit)
-        self.pair_position.append(position + self.num_positions)
-        self.pair_target.append(target)
-        self.pair_id.append(torch.as_tensor(row.pair_id_P, device=device))
-        self.num_positions += len(hidden)
-
-    def merge(self, num_pairs: int, device: torch.device) -> torch.Tensor:
-        """[2, num_pairs] float64: log-probability and greedy flag, zeros where another rank speaks."""
-        answers = torch.zeros(2, num_pairs, dtype=torch.float64, device=device)
-        if not self.num_positions:
-            return answers
-        local_max, arg, total, logit = (
-            torch.cat(t) for t in (self.maximum, self.argmax, self.exp_sum, self.target_logit)
-        )
-        group = parallel_state.get_tensor_model_parallel_group()
-        top = local_max.clone()
-        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
-        total = total * (local_max - top).exp()
-        total = _sum_in_order(total, group)
-        dist.all_reduce(logit, group=group)  # all but one rank add zero: no rounding
-        arg = torch.where(local_max == top, arg, torch.iinfo(torch.int64).max)
-        dist.all_reduce(arg, dist.ReduceOp.MIN, group=group)
-        if parallel_state.get_tensor_model_parallel_rank() == 0:
-            at, target, ids = (torch.cat(t) for t in (self.pair_position, self.pair_target, self.pair_id))
-            answers[0, ids] = logit.double() - top[at].double() - total[at].double().log()
-            answers[1, ids] = (arg[at] == target).double()
-        return answers
-
-
-def _sum_in_order(part: torch.Tensor, group: Any) -> torch.Tensor:
-    """Sum over the group in the order of its ranks.
-
-    An all-reduce adds each part of a buffer in another order, so a number would depend on which others are scored in
-    the same call; a suite scored slice by slice must give the bits of one scored at once.
-    """
-    if dist.get_world_size(group) <= 2:
-        dist.all_reduce(part, group=group)  # a + b = b + a
-        return part
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, part.contiguous(), group=group)
-    total = parts[0]
-    for other in parts[1:]:
-        total = total + other
-    return total
-
-
-def _pick(hidden_SH: torch.Tensor, wanted_W: torch.Tensor, sequence_parallel: bool) -> torch.Tensor:
-    """[W, H]. With sequence parallelism each rank fills in the positions it has, then one even all-reduce."""
-    if not sequence_parallel:
-        return hidden_SH[wanted_W]
-    length = hidden_SH.shape[0]
-    first = parallel_state.get_tensor_model_parallel_rank() * length
-    mine = (wanted_W >= first) & (wanted_W < first + length)
-    picked = hidden_SH.new_zeros(len(wanted_W), hidden_SH.shape[1])
-    picked[mine] = hidden_SH[wanted_W[mine] - first]
-    dist.all_reduce(picked, group=parallel_state.get_tensor_model_parallel_group())
-    return picked
