@@ -5,7 +5,7 @@ Types here are numpy and plain Python, so that data, probes and tests can build 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -119,6 +119,24 @@ class TokenLogProbs:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt to be continued by the likeliest token, again and again.
+
+    Attributes:
+        prompt: token ids, at least one.
+        max_new_tokens: new tokens at most, at least 1.
+        stop_ids: the first of these ends the answer, as its last token.
+        is_done: asked after each new token, with all new ids; whether the answer ends here. It must say the same on
+            every rank. None: never.
+    """
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    is_done: Callable[[Sequence[int]], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can combine; `engine/build.py` refuses the rest, naming the reason.
 
@@ -143,7 +161,15 @@ class Scorer(Protocol):
         ...
 
 
-class CheckpointScorer(Scorer, Protocol):
+class Generator(Protocol):
+    """Anything that can continue prompts; the model is left as it was."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+        """Greedy; every rank calls it with the same requests and gets the same new ids of each."""
+        ...
+
+
+class CheckpointScorer(Scorer, Generator, Protocol):
     """A model without optimizer, for scoring weights that lie on disk. Every method is called by every rank."""
 
     def load(self, source: TensorSource) -> None:
@@ -179,7 +205,7 @@ class ShardedState(Protocol):
         ...
 
 
-class Engine(Scorer, Protocol):
+class Engine(Scorer, Generator, Protocol):
     """A model, its optimizer and its process groups. Every method is called by every rank."""
 
     capabilities: Capabilities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,11 +19,12 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
 
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import Batch, Capabilities, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.base import Batch, Capabilities, GenerationRequest, PackedRows, StepResult, TokenLogProbs
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron import groups
 from pretrain.engine.megatron.alone import Alone
 from pretrain.engine.megatron.dynamics import Observer
+from pretrain.engine.megatron.generate import generate_ids
 from pretrain.engine.megatron.score import evaluation, score_rows
 from pretrain.engine.megatron.shards import MegatronState, blocks_of
 from pretrain.model.gpt import build_chunks, transformer_config
@@ -104,6 +105,11 @@ class MegatronEngine:
         """Forward only on the live weights; leaves the engine as it was."""
         with evaluation(self._chunks, self._wrappers):
             return score_rows(self._chunks, rows, vocab_size=self._spec.vocab_size)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+        """Greedy continuations from the live weights; leaves the engine as it was."""
+        with evaluation(self._chunks, self._wrappers):
+            return generate_ids(self._chunks, requests, vocab_size=self._spec.vocab_size)
 
     def sharded_state(self) -> MegatronState:
         """Weights and moments of this rank."""

@@ -28,6 +28,7 @@ from pretrain.engine.megatron.head import Head
 from pretrain.engine.megatron.in_step import InStep
 from pretrain.errors import EngineError
 from pretrain.model.layers.attention import TreeMask
+from pretrain.model.layers.cache import CachedAttention
 
 
 def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> TokenLogProbs:
@@ -170,7 +171,7 @@ def _pass(
     """One row through one chunk, and through the head behind the last one."""
     if index not in masks:
         masks[index] = TreeMask(row, rope_table.device)
-    out = _forward(model, row, masks[index], rope_table, received)
+    out = forward_row(model, row, masks[index], rope_table, received)
     if model.post_process:
         head.add(model, out, row)
     return out
@@ -184,8 +185,12 @@ def _schedule(num_rows: int, stages: int, num_chunks: int) -> Iterator[tuple[Any
                 yield (index if index < num_rows else None), virtual
 
 
-def _forward(
-    model: Any, row: PackedRow, mask: TreeMask, rope_table: torch.Tensor, received: torch.Tensor | None
+def forward_row(
+    model: Any,
+    row: PackedRow,
+    mask: TreeMask | CachedAttention,
+    rope_table: torch.Tensor,
+    received: torch.Tensor | None,
 ) -> torch.Tensor:
     """Hidden states [S (/ tensor parallel), 1, H] after this chunk."""
     device = rope_table.device

@@ -7,12 +7,15 @@ another path, which differs in the last bits (6e-7 in a log-probability under TP
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pretrain.checkpoint.source import TensorSource
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import PackedRows, TokenLogProbs
+from pretrain.engine.base import GenerationRequest, PackedRows, TokenLogProbs
 from pretrain.engine.megatron import groups
+from pretrain.engine.megatron.generate import generate_ids
 from pretrain.engine.megatron.score import evaluation, score_rows
 from pretrain.engine.megatron.shards import blocks_of, fill_weights
 from pretrain.model.gpt import build_chunks, transformer_config
@@ -46,6 +49,11 @@ class MegatronScorer:
         """Forward only, with the weights loaded last."""
         with evaluation(self._chunks, []):
             return score_rows(self._chunks, rows, vocab_size=self._spec.vocab_size)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+        """Greedy continuations, with the weights loaded last."""
+        with evaluation(self._chunks, []):
+            return generate_ids(self._chunks, requests, vocab_size=self._spec.vocab_size)
 
     def close(self) -> None:
         """Takes the process groups down."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 
 from pretrain.engine.base import PackedRow
+from pretrain.model.layers.cache import CachedAttention
 
 _LOGITS_AT_A_TIME = 2**23
 """Attention logits that exist at one time where their size is measured: 32 MB."""
@@ -83,7 +84,7 @@ class CoreAttention(MegatronModule):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: TreeMask | torch.Tensor | None,
+        attention_mask: TreeMask | CachedAttention | torch.Tensor | None,
         **_: Any,
     ) -> torch.Tensor:
         """Attention of one layer.
@@ -92,13 +93,15 @@ class CoreAttention(MegatronModule):
             query: [S, B, N, D].
             key: [S, B, G, D] with G ≤ N key/value heads.
             value: as key.
-            attention_mask: a TreeMask when scoring, otherwise unused (causal).
+            attention_mask: a TreeMask when scoring, a CachedAttention when generating, otherwise unused (causal).
 
         Returns:
             [S, B, N·D].
         """
         if isinstance(attention_mask, TreeMask):
             return _tree_attention(query, key, value, attention_mask, self.scale)
+        if isinstance(attention_mask, CachedAttention):
+            return attention_mask.attend(self, query, key, value, self.scale)
         mask = None
         if self.context_group is not None:
             key, value, mask = _gather_context(query, key, value, self.context_group)
