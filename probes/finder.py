@@ -19,6 +19,7 @@ from typing import Any
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
+from probes.execute import code_eval
 from probes.local_data import dataset_folder, find_splits, read_split
 from probes.suite import TaskSpec
 
@@ -144,7 +145,7 @@ def _builtin_manager() -> Any:
 def _no_programs_run() -> Iterator[None]:
     """Keeps tasks from fetching the hub's `code_eval` and running a program with it when their code is imported.
 
-    lm-eval's files of HumanEval and MBPP do both at import. We score their gold programs, and run none. `evaluate`
+    lm-eval's files of HumanEval and MBPP do both at import. What runs later is for `probes.execute` to say. `evaluate`
     itself, which brings torch, is imported only by those who ask for more of it.
     """
     real = sys.modules.get("evaluate")
@@ -182,10 +183,12 @@ class _Evaluate(types.ModuleType):
 
 
 class _CodeEval:
-    """Stands in for `evaluate`'s metric of that name: no program has passed."""
+    """Stands in for `evaluate`'s metric of that name; see `probes.execute` for when programs are run."""
 
-    def compute(self, *, k: Sequence[int], **_: Any) -> tuple[dict[str, float], dict[int, Any]]:
-        return {f"pass@{number}": 0.0 for number in k}, {}
+    def compute(
+        self, *, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100)
+    ) -> tuple[dict[str, float], dict[int, Any]]:
+        return code_eval(references, predictions, k), {}
 
 
 @contextlib.contextmanager
