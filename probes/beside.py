@@ -32,6 +32,7 @@ KEYS: Mapping[str, str] = {
     "limit": "whole number",
     "tokens_per_row": "whole number",
     "plan": "text",
+    "allow_code_execution": "flag",
     "tokenizer": "text",
     "precision": "text",
     "slice_rows": "whole number",
@@ -55,6 +56,7 @@ class Settings:
         limit: items per task at most.
         tokens_per_row: token budget of a row.
         plan: folder of a plan compiled before.
+        allow_code_execution: programs that the model writes may be run.
         tokenizer: a `tokenizer.model`.
         precision: `bf16` or `fp32`.
         slice_rows: rows that each process scores between two visits to the disk.
@@ -67,6 +69,7 @@ class Settings:
     limit: int | None = None
     tokens_per_row: int | None = None
     plan: str | None = None
+    allow_code_execution: bool | None = None
     tokenizer: str | None = None
     precision: str | None = None
     slice_rows: int = SLICE_ROWS
@@ -96,6 +99,9 @@ class Settings:
             limit=probe.limit if self.limit is None else self.limit,
             tokens_per_row=self.tokens_per_row or probe.tokens_per_row,
             plan=self.plan or (probe.plan if self.suite is None else None),
+            allow_code_execution=(
+                probe.allow_code_execution if self.allow_code_execution is None else self.allow_code_execution
+            ),
             tokenizer=self.tokenizer,
             precision=self.precision or config.precision.compute,
             slice_rows=self.slice_rows,

@@ -55,11 +55,17 @@ class Budget:
         self._share, self._tiers = share, tuple(tiers)
         self._observed: list[tuple[int, float]] = []
         self.spent_seconds = 0.0
+        self._generation_seconds: dict[str, float] = {}
 
     def record(self, tokens: int, seconds: float) -> None:
         """Takes note of a pass that was made: its tokens, and its wall time with everything around it."""
         self.spent_seconds += seconds
         self._observed = [*self._observed[-2:], (tokens, seconds)]
+
+    def record_generation(self, tier: str, seconds: float) -> None:
+        """Takes note of what generating answers cost beside a tier's pass: expected again the next time."""
+        self.spent_seconds += seconds
+        self._generation_seconds[tier] = seconds
 
     def predict(self, tokens: int) -> float:
         """Seconds of a pass, by the slowest of the last three; none has been made: infinite."""
@@ -80,7 +86,8 @@ class Budget:
         """
         whole = self._share * (elapsed_seconds + remaining_seconds)
         left = whole - self.spent_seconds
-        predicted = {tier.name: self.predict(tier.tokens) for tier in self._tiers}
+        beside = self._generation_seconds
+        predicted = {tier.name: self.predict(tier.tokens) + beside.get(tier.name, 0.0) for tier in self._tiers}
         if remaining_saves > 1:
             dearest = max(predicted.values())
             reserved = dearest if dearest <= whole / 2 else 0.0

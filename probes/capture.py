@@ -54,6 +54,7 @@ class HarnessTask:
         domain: domain in the suite.
         name: lm-eval's name of the task (kept here: lm-eval draws random numbers each time it is asked).
         ppl: OpenCompass's PPL mode is wanted, too.
+        generate: the model's own answers are wanted, too.
         line: the suite's name for it: its own, or that of the group it came with.
     """
 
@@ -62,6 +63,7 @@ class HarnessTask:
     name: str
     ppl: bool = False
     line: str = ""
+    generate: bool = False
 
     @property
     def num_fewshot(self) -> int:
@@ -81,7 +83,7 @@ class HarnessTask:
             num_fewshot=self.num_fewshot,
             num_items=len(items),
             output_type=output_type,
-            not_computed=", ".join(self.task.aggregation()) if generated else "",
+            not_computed=", ".join(self.task.aggregation()) if generated and not self.generate else "",
             num_without_gold=len(items - with_gold) if known else 0,
             line=self.line or self.name,
         )

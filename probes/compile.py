@@ -27,6 +27,7 @@ class Wanted:
         task_paths: folders with lm-eval task YAML files.
         data_dir: folder of data sets.
         limit: items per task at most, beside the suite's own limits.
+        allow_code_execution: programs that the model writes may be run.
     """
 
     suite: Suite
@@ -35,6 +36,7 @@ class Wanted:
     task_paths: Sequence[str | Path] = ()
     data_dir: str | Path | None = None
     limit: int | None = None
+    allow_code_execution: bool = False
 
 
 def compile_suite(wanted: Wanted, *, plans: Path | None = None) -> tuple[Plan, Harness]:
@@ -47,7 +49,13 @@ def compile_suite(wanted: Wanted, *, plans: Path | None = None) -> tuple[Plan, H
     Raises:
         ProbeError: a task that cannot be scored, or a plan that cannot be written.
     """
-    harness = load_harness(wanted.suite, task_paths=wanted.task_paths, data_dir=wanted.data_dir, limit=wanted.limit)
+    harness = load_harness(
+        wanted.suite,
+        task_paths=wanted.task_paths,
+        data_dir=wanted.data_dir,
+        limit=wanted.limit,
+        allow_code_execution=wanted.allow_code_execution,
+    )
     settings = wanted.settings
     requests = harness.capture(wanted.tokenizer, add_bos=settings.add_bos, max_length=settings.max_length)
     folder = plans / hash_plan(requests, wanted.tokenizer, settings) if plans is not None else None
@@ -82,7 +90,8 @@ def open_plan(folder: str | Path, wanted: Wanted, *, key: str = "probe.plan") ->
             f"{key}={folder} was compiled for something else:{listed}\nCompile the plan again with these values, or "
             f"change them back."
         )
-    return plan, restore_harness(plan.stored, task_paths=wanted.task_paths)
+    allowed = wanted.allow_code_execution
+    return plan, restore_harness(plan.stored, task_paths=wanted.task_paths, allow_code_execution=allowed)
 
 
 def load_if_sound(folder: Path) -> Plan | None:

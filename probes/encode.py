@@ -14,6 +14,31 @@ from pretrain.errors import ProbeError
 from probes.capture import Encoded, Encoder
 from probes.request import ProbeTokenizer
 
+_MAX_GEN_TOKS = 256
+"""HFLM's default."""
+
+
+def generation_limits(kwargs: dict[str, Any], *, name: str) -> tuple[list[str], int]:
+    """Where HFLM would end an answer, and after how many tokens at the latest.
+
+    Args:
+        kwargs: the task's `generation_kwargs`.
+        name: of the task.
+
+    Raises:
+        ProbeError: answers would be drawn at random.
+    """
+    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+    given: dict[str, Any] = dict(normalize_gen_kwargs(kwargs, _MAX_GEN_TOKS))
+    if given.get("do_sample") or given.get("temperature") or given.get("num_beams", 1) != 1:
+        raise ProbeError(
+            f"Task {name} draws its answers at random (generation_kwargs do_sample={given.get('do_sample')}, "
+            f"temperature={given.get('temperature')}, num_beams={given.get('num_beams', 1)}), but only the likeliest "
+            f"token is taken here. Set generate: false in the suite, or do_sample: false in the task."
+        )
+    return handle_stop_sequences(given.get("until"), eos=None), int(given["max_gen_toks"])
+
 
 def build_encoder(tokenizer: ProbeTokenizer, *, add_bos: bool) -> Encoder:
     """Encodes as lm-eval's HFLM does: a model for lm-eval (its rules are inherited) that records, and answers nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Examiner:
             task_paths=settings.task_paths or (),
             data_dir=settings.data_dir,
             limit=settings.limit,
+            allow_code_execution=bool(settings.allow_code_execution),
         )
         self.plan: Plan
         self._harness: Harness
@@ -56,15 +57,20 @@ class Examiner:
             self.plan, self._harness = open_plan(settings.plan, wanted, key="plan")
 
     def examine(
-        self, scored: TokenLogProbs, facts: CheckpointFacts, *, seconds: float
+        self,
+        scored: TokenLogProbs,
+        facts: CheckpointFacts,
+        *,
+        seconds: float,
+        texts: Mapping[int, Sequence[str]] | None = None,
     ) -> tuple[list[Measurement], Answers]:
-        """Measurements of one checkpoint, and the answers to each request.
+        """Measurements of one checkpoint, and the answers to each request; `texts` as for `probes.score.measure`.
 
         Raises:
             ProbeError: a log-probability is not finite.
         """
         answers = gather_answers(self.plan, scored)
-        return measure(self.plan, answers, self._harness, facts, seconds=seconds), answers
+        return measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts), answers
 
     def describe(self) -> dict[str, Any]:
         """The plan in a few figures, as training's event `probe_plan` has them."""

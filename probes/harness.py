@@ -9,20 +9,23 @@ needs to do only once (reading data, rendering prompts), is done once per run he
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pretrain.errors import ProbeError
-from probes.capture import HarnessTask, describe_task, task_requests
-from probes.encode import build_encoder
+from probes.capture import Encoder, HarnessTask, describe_task, task_requests
+from probes.encode import build_encoder, generation_limits
+from probes.execute import with_programs
 from probes.finder import TaskFinder, data_from_folder, need_examples, quiet
+from probes.generate import truncated
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import task_metrics
 from probes.metrics import MetricValue, answer_starts
@@ -78,7 +81,7 @@ class Harness:
                 requests.extend(captured)
                 skipped.extend(left_out)
                 facts.append(task.facts(captured))
-                tasks.append(store_task(task.task, task.name))
+                tasks.append(_with_prompts(store_task(task.task, task.name), task, encoder, max_length))
                 digest.update(describe_task(task).encode())
                 digest.update(tasks[-1].definition.encode())
         stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks))
@@ -118,6 +121,26 @@ class Harness:
                     found.extend(task_metrics(task.task, index))
         return found
 
+    def generated_metrics(self, texts: Mapping[int, Sequence[str]]) -> list[MetricValue]:
+        """lm-eval's own metrics of answers that the model wrote; programs among them are run.
+
+        Args:
+            texts: by index of the task, one for each of its requests, in order.
+        """
+        found: list[MetricValue] = []
+        with _cached_templates(), _preserved_random_state():
+            for index, answers in texts.items():
+                task = self.tasks[index].task
+
+                def metrics(task: Any = task, index: int = index, answers: Sequence[str] = answers) -> Any:
+                    for instance, text in zip(task.instances, answers, strict=True):
+                        instance.resps = [text] * (instance.repeats or 1)
+                        instance.filtered_resps = {}
+                    return list(task_metrics(task, index))
+
+                found.extend(with_programs(metrics) if task.config.unsafe_code else metrics())
+        return found
+
 
 def load_harness(
     suite: Suite,
@@ -125,6 +148,7 @@ def load_harness(
     task_paths: Sequence[str | Path] = (),
     data_dir: str | Path | None = None,
     limit: int | None = None,
+    allow_code_execution: bool = False,
 ) -> Harness:
     """Builds the suite's tasks and their prompts.
 
@@ -138,6 +162,7 @@ def load_harness(
         task_paths: folders with lm-eval task YAML files; `${TASK_DIR}` in a value is the file's folder.
         data_dir: folder of data sets, see `probes.local_data` for its layout.
         limit: items per task at most, beside the suite's own limits.
+        allow_code_execution: programs that the model writes may be run.
 
     Raises:
         ProbeError: an unknown task, one that cannot be loaded, or one that cannot be scored.
@@ -150,8 +175,10 @@ def load_harness(
             loaded = finder.load(spec)
             for task in loaded:
                 need_examples(task, spec, data_dir)
+                _refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
-                tasks.append(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl, spec.task))
+                name = str(task.task_name)
+                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -159,12 +186,15 @@ def load_harness(
     return Harness(suite, tasks, limit=limit)
 
 
-def restore_harness(stored: StoredSuite, *, task_paths: Sequence[str | Path] = ()) -> Harness:
+def restore_harness(
+    stored: StoredSuite, *, task_paths: Sequence[str | Path] = (), allow_code_execution: bool = False
+) -> Harness:
     """The tasks of a compiled suite, for metrics only: no data set is read and no prompt is built.
 
     Args:
         stored: of a plan.
         task_paths: as for `load_harness`; the tasks' definitions must be found, and be those that were compiled.
+        allow_code_execution: programs that the model writes may be run.
 
     Raises:
         ProbeError: a task that is unknown, has changed, or cannot be restored.
@@ -187,7 +217,10 @@ def restore_harness(stored: StoredSuite, *, task_paths: Sequence[str | Path] = (
     with _cached_templates(), _preserved_random_state():
         for spec in stored.specs:
             loaded = finder.load(spec)
-            tasks.extend(HarnessTask(task, spec.domain, str(task.task_name), spec.ppl, spec.task) for task in loaded)
+            for task in loaded:
+                _refuse_programs(task, spec, allowed=allow_code_execution)
+                name = str(task.task_name)
+                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
     if [task.name for task in tasks] != [task.name for task in stored.tasks]:
         raise ProbeError(
             f"Suite {stored.name} has other tasks than when its plan was compiled; compile the plan again."
@@ -268,11 +301,41 @@ def _refuse(task: Any, spec: TaskSpec) -> None:
             f"Task {task.task_name} has output_type {task.OUTPUT_TYPE}, but the suite asks for ppl: true, which "
             f"chooses among answers (output_type multiple_choice). Remove ppl from the suite's entry."
         )
+    if spec.generate and task.OUTPUT_TYPE != "generate_until":
+        raise ProbeError(
+            f"Task {task.task_name} has output_type {task.OUTPUT_TYPE}, but the suite asks for generate: true, which "
+            f"is for generate_until. Remove generate from the suite's entry."
+        )
+    if spec.generate:
+        generation_limits(task.config.generation_kwargs, name=str(task.task_name))
     if spec.num_fewshot and task.OUTPUT_TYPE == "loglikelihood_rolling":
         raise ProbeError(
             f"Task {task.task_name} scores texts without a prompt, but the suite asks for num_fewshot: "
             f"{spec.num_fewshot}. Remove num_fewshot from the suite's entry."
         )
+
+
+def _refuse_programs(task: Any, spec: TaskSpec, *, allowed: bool) -> None:
+    """Programs written by a model are run only where the user has said so."""
+    if spec.generate and task.config.unsafe_code and not allowed:
+        raise ProbeError(
+            f"Task {task.task_name} runs the programs that the model writes: with limits of time and memory, but "
+            f"with this user's rights and network. Set probe.allow_code_execution=true where that is acceptable, or "
+            f"generate: false in the suite, which scores the given programs instead."
+        )
+
+
+def _with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_length: int) -> StoredTask:
+    """The same with what to generate from, where the suite asks for that."""
+    if not task.generate:
+        return stored
+    contexts, kwargs = zip(*(instance.args for instance in task.task.instances), strict=True)
+    until, max_new_tokens = generation_limits(kwargs[0], name=task.name)
+    room = {"max_length": max_length, "max_new_tokens": max_new_tokens}
+    prompts = [truncated(encoder.whole(context), **room, name=task.name) for context in contexts]
+    if not all(prompts):
+        raise ProbeError(f"Task {task.name} has an empty prompt, after which nothing can be generated. Set add_bos.")
+    return dataclasses.replace(stored, prompts=prompts, until=until, max_new_tokens=max_new_tokens)
 
 
 def _remember_templates(task: Any) -> None:

@@ -96,9 +96,11 @@ class ProbeHook:
         for name in self._due(run):
             tier = self.tiers[name]
             if not tier.is_complete(step):
-                seconds = tier.probe(run, self._store, flops_per_token=self._flops_per_token)
+                generate = name == "full" and self._is_milestone(run)
+                took = tier.probe(run, self._store, flops_per_token=self._flops_per_token, generate=generate)
                 if self._budget is not None:
-                    self._budget.record(tier.plan.num_tokens, seconds)
+                    self._budget.record(tier.plan.num_tokens, took.scoring)
+                    self._budget.record_generation(name, took.generating)
 
     def on_end(self, run: Run) -> None:
         """Nothing: every measurement is on disk already."""
@@ -113,6 +115,10 @@ class ProbeHook:
         if self._milestones is None:
             return ["full"]
         return ["fast", "full"] if step in self._milestones else ["fast"]
+
+    def _is_milestone(self, run: Run) -> bool:
+        """Whether a full suite's answers are generated, too: where full suites are rare, or at the end."""
+        return self._milestones is not None or self._budget is not None or run.state.step == run.info.total_steps
 
     def _affordable(self, run: Run) -> list[str]:
         """Rank 0's choice under the budget, and an event that says what was chosen and what was left out."""
@@ -178,6 +184,7 @@ class ProbeHook:
             task_paths=probe.task_paths,
             data_dir=probe.data_dir,
             limit=probe.limit,
+            allow_code_execution=probe.allow_code_execution,
         )
         if fast:
             return LiveTier(name, wanted, plan=probe.fast_plan, key="probe.fast_plan")

@@ -37,6 +37,9 @@ class StoredTask:
         first: the data set's first item, which tells lm-eval whether the task has several right answers.
         documents: items that are scored, by lm-eval's doc_id.
         instances: (doc_id, idx, request_type, repeats) of each of lm-eval's requests, in order.
+        prompts: token ids of the prompt of each of them, where answers are generated; else empty.
+        until: strings that end an answer.
+        max_new_tokens: of an answer at most.
     """
 
     name: str
@@ -46,6 +49,9 @@ class StoredTask:
     first: Any
     documents: dict[int, Any]
     instances: list[tuple[int, int, str, int]]
+    prompts: list[list[int]] = dataclasses.field(default_factory=list)
+    until: list[str] = dataclasses.field(default_factory=list)
+    max_new_tokens: int = 0
 
 
 _TASK_FIELDS = dataclasses.fields(StoredTask)

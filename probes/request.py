@@ -34,6 +34,15 @@ class ProbeTokenizer(Protocol):
         """Ids of a text, without special tokens."""
         ...
 
+    @property
+    def unk_id(self) -> int:
+        """Id of `<unk>`."""
+        ...
+
+    def is_control(self, token: int) -> bool:
+        """Whether an id stands for no text."""
+        ...
+
     def piece(self, token: int) -> str:
         """The piece of one id, blanks shown as U+2581."""
         ...

@@ -6,6 +6,7 @@ The two halves are separate because all ranks score, but only rank 0 measures.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,13 @@ def gather_answers(plan: Plan, scored: TokenLogProbs) -> Answers:
 
 
 def measure(
-    plan: Plan, answers: Answers, harness: Harness, facts: CheckpointFacts, *, seconds: float
+    plan: Plan,
+    answers: Answers,
+    harness: Harness,
+    facts: CheckpointFacts,
+    *,
+    seconds: float,
+    texts: Mapping[int, Sequence[str]] | None = None,
 ) -> list[Measurement]:
     """All measurements of a checkpoint: tasks in the suite's order, then groups, then the means of domains.
 
@@ -82,8 +89,10 @@ def measure(
         harness: turns answers into lm-eval's own metrics.
         facts: of the checkpoint.
         seconds: wall time of scoring.
+        texts: what the model wrote, see `probes.generate.Generated`; None where nothing was generated.
     """
     values = harness.metrics(plan.table, answers.log_likelihood_R, answers.is_greedy_R)
+    values.extend(harness.generated_metrics(texts or {}))
     taken = {(value.task, value.metric) for value in values}
     continuous = item_metrics(plan.table, answers.log_likelihood_R)
     values.extend(value for value in continuous if (value.task, value.metric) not in taken)

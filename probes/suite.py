@@ -21,7 +21,7 @@ MEAN_TASK = "mean"
 """Task name of a domain's mean in measurements; no task may bear it."""
 
 _SUITE_KEYS = ("description", "tasks")
-_TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl", "fast")
+_TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl", "generate", "fast")
 _FAST = "-fast"
 
 
@@ -35,6 +35,7 @@ class TaskSpec:
         num_fewshot: examples in the prompt; None is what the task's own definition says (0 if nothing).
         limit: score the first so many items only; None is all.
         ppl: score prompt and answer as one text, too, as OpenCompass's PPL mode does: `ppl_acc` and `ppl_gold`.
+        generate: at milestones have the model write its answers, too, and score them with lm-eval's own metrics.
         fast: items of the fast tier, over all tasks of a group; 0 leaves the line out of it.
         sample: score a fixed subset of about so many items; None is all. Not written in suites: `Suite.fast` sets it.
     """
@@ -44,6 +45,7 @@ class TaskSpec:
     num_fewshot: int | None = None
     limit: int | None = None
     ppl: bool = False
+    generate: bool = False
     fast: int = 100
     sample: int | None = None
 
@@ -66,8 +68,11 @@ class Suite:
         return tuple(dict.fromkeys(spec.domain for spec in self.tasks))
 
     def fast(self) -> Suite:
-        """The fast tier: the same lines, a fixed subset of the items of each. A suite, and curves, of its own."""
-        lines = tuple(dataclasses.replace(spec, sample=spec.fast) for spec in self.tasks if spec.fast)
+        """The fast tier: the same lines, a fixed subset of the items of each. A suite, and curves, of its own.
+
+        Nothing is generated for it.
+        """
+        lines = tuple(dataclasses.replace(s, sample=s.fast, generate=False) for s in self.tasks if s.fast)
         if not lines:
             raise ProbeError(f"Suite {self.name} has no fast tier: every line says fast: 0. Give one line some items.")
         return Suite(self.name + _FAST, lines)
@@ -151,8 +156,8 @@ def _parse_task(entry: Any, where: str, problems: list[str]) -> TaskSpec | None:
         value = entry.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
             problems.append(f"{where}.{key}={value!r} is not a whole number of at least {minimum}.")
-    if not isinstance(entry.get("ppl", False), bool):
-        problems.append(f"{where}.ppl={entry['ppl']!r} is neither true nor false.")
+    flags = [key for key in ("ppl", "generate") if not isinstance(entry.get(key, False), bool)]
+    problems.extend(f"{where}.{key}={entry[key]!r} is neither true nor false." for key in flags)
     given = {key: value for key, value in entry.items() if value is not None}
     return TaskSpec(**given) if len(problems) == before else None
 

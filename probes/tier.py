@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pretrain.engine.base import PackedRows, TokenLogProbs
 from pretrain.errors import ProbeError
 from pretrain.track.names import probe_name
 from probes.compile import Wanted, compile_suite, load_if_sound, open_plan
+from probes.generate import Generated, generate_texts
 from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
 from probes.plan import Plan
@@ -28,6 +30,16 @@ if TYPE_CHECKING:
     from pretrain.hooks.base import Run
 
 PLANS_FOLDER = "plans"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Wall time on this rank in seconds; `scoring` is everything but the generating."""
+
+    scoring: float
+    generating: float
 
 
 class LiveTier:
@@ -68,25 +80,26 @@ class LiveTier:
         """Whether this step has been measured."""
         return step in self._complete_steps
 
-    def probe(self, run: Run, store: ProbeStore | None, *, flops_per_token: float) -> float:
+    def probe(self, run: Run, store: ProbeStore | None, *, flops_per_token: float, generate: bool = False) -> Took:
         """Scores the live model and records it; every rank calls it.
 
         Args:
             run: the run.
             store: its record, on rank 0.
             flops_per_token: training FLOPs of one token.
-
-        Returns:
-            Wall time on this rank in seconds.
+            generate: also have the model write the answers of tasks for which the suite wants that.
         """
         start = time.perf_counter()
         scored = self._score(run)
+        seconds = time.perf_counter() - start
+        generating = 0.0
         if scored is not None:
-            seconds = time.perf_counter() - start
+            generated = self._generate(run) if generate else None
+            generating = time.perf_counter() - start - seconds
             self._complete_steps.add(run.state.step)
             if store is not None:
-                self._measure(run, store, scored, seconds, flops_per_token)
-        return time.perf_counter() - start
+                self._measure(run, (scored, generated), store, seconds, flops_per_token)
+        return Took(time.perf_counter() - start - generating, generating)
 
     def _find(self, run: Run, store: ProbeStore | None) -> tuple[str, list[int]]:
         """Rank 0's part of the start: the plan's hash, and the steps that are measured under it already."""
@@ -119,6 +132,16 @@ class LiveTier:
             run.tracker.event("probe_failed", step=run.state.step, suite=self.plan.suite, cause=cause)
         return scored
 
+    def _generate(self, run: Run) -> Generated | None:
+        """What the model writes; None if the suite wants nothing, or on every rank if one failed, which is an event."""
+        plan = self.plan
+        if not any(task.prompts for task in plan.stored.tasks):
+            return None
+        generated, cause = _together(run, lambda: generate_texts(plan.stored, self._wanted.tokenizer, run.engine))
+        if cause and run.job.rank == 0:
+            run.tracker.event("probe_failed", step=run.state.step, suite=plan.suite, cause=f"generating: {cause}")
+        return generated
+
     def _report(self, run: Run, seconds: float) -> None:
         plan, skipped = self.plan, self.plan.skipped
         fields: dict[str, Any] = {"suite": plan.suite, "plan_hash": plan.plan_hash, **plan.stats}
@@ -129,10 +152,16 @@ class LiveTier:
         run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
 
     def _measure(
-        self, run: Run, store: ProbeStore, scored: TokenLogProbs, seconds: float, flops_per_token: float
+        self,
+        run: Run,
+        found: tuple[TokenLogProbs, Generated | None],
+        store: ProbeStore,
+        seconds: float,
+        flops_per_token: float,
     ) -> None:
         """Rank 0's half; it may fail without stopping training, as scoring may."""
         assert self._harness is not None, "compiled on rank 0"
+        scored, generated = found
         state, start = run.state, time.perf_counter()
         facts = CheckpointFacts(
             run=run.info.name,
@@ -143,7 +172,8 @@ class LiveTier:
         )
         try:
             answers = gather_answers(self.plan, scored)
-            measurements = measure(self.plan, answers, self._harness, facts, seconds=seconds)
+            texts = generated.texts if generated is not None else None
+            measurements = measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts)
             store.write_items(self.plan, answers, step=state.step)
             store.append(measurements)
         except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
@@ -151,14 +181,20 @@ class LiveTier:
             run.tracker.event("probe_failed", step=state.step, suite=self.plan.suite, cause=cause)
             return
         run.tracker.log_views(dashboard_values(measurements), step=state.step, tokens=state.tokens)
+        written: dict[str, Any] = {}
+        took = seconds + time.perf_counter() - start
+        if generated is not None:
+            took += generated.seconds
+            written = {"generated_tokens": generated.num_tokens, "generate_seconds": generated.seconds}
         run.tracker.event(
             "probe",
             step=state.step,
             suite=self.plan.suite,
-            seconds=seconds + time.perf_counter() - start,
+            seconds=took,
             score_seconds=seconds,
             tokens=self.plan.num_tokens,
             num_measurements=len(measurements),
+            **written,
         )
 
 
@@ -167,15 +203,19 @@ def score_together(run: Run, rows: PackedRows) -> tuple[TokenLogProbs | None, st
 
     The engine keeps ranks in step; a cause that is another rank's is named by it on its own output.
     """
-    scored: TokenLogProbs | None = None
+    return _together(run, lambda: run.engine.score(rows))
+
+
+def _together(run: Run, work: Callable[[], T]) -> tuple[T | None, str]:
+    done: T | None = None
     cause = ""
     try:
-        scored = run.engine.score(rows)
+        done = work()
     except Exception as error:  # noqa: BLE001 (out of memory above all; training must go on, the cause is recorded)
         cause = f"{type(error).__name__}: {error}"
     failed = run.job.maximum(run.job.rank + 1 if cause else 0)
     if not failed:
-        return scored, ""
+        return done, ""
     if cause and run.job.rank:
         print(f"rank {run.job.rank} could not score step {run.state.step}: {cause}", file=sys.stderr, flush=True)
     return None, cause or f"rank {failed - 1} failed; its output says why"

@@ -30,5 +30,8 @@ class ProbeConfig:
     with suite, limit, tokens_per_row, tokenizer and sequence length of the run. Null compiles at the start."""
     fast_plan: str | None = None
     """The same for the fast tier, where milestones or a budget ask for one."""
+    allow_code_execution: bool = False
+    """Run programs that the model writes (HumanEval, MBPP with `generate: true` in the suite): in processes of their
+    own with limits of time, memory and files, but with this user's rights and network."""
     tokens_per_row: int = 4096
     """Token budget of one packed row; more needs more memory and keeps a GPU busier."""

@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     from probes.harness import restore_harness
 
     plan, _ = compile_suite(wanted)
-    restore_harness(plan.stored, task_paths=wanted.task_paths)  # what a plan cannot restore is refused here
+    # Nothing is run here. What a plan cannot restore is refused.
+    restore_harness(plan.stored, task_paths=wanted.task_paths, allow_code_execution=True)
     parent = Path(keys["run"]) / _PLANS if "run" in keys else Path(_PLANS)
     folder = Path(keys["out"]) if "out" in keys else parent / plan.plan_hash
     plan.save(folder)
@@ -128,6 +129,7 @@ def _wanted(keys: dict[str, Any], config: RunConfig | None) -> Wanted:
         task_paths=keys.get("task_paths", probe.task_paths),
         data_dir=keys.get("data_dir", probe.data_dir),
         limit=keys.get("limit", probe.limit),
+        allow_code_execution=True,
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pretrain.engine.job import Job
     from probes.beside import Settings
     from probes.examiner import Examiner
+    from probes.generate import Generated
     from probes.record import Measurement
     from probes.score import Answers
     from probes.target import Target
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _score(path: Path, step: int | None, settings: Settings, values: dict[str, Any], job: Job) -> int:
+    from pretrain.data.tokenizer import Tokenizer
     from probes.beside import load_weights, open_scorer, score_in_slices
+    from probes.generate import generate_texts
     from probes.partial import PartialAnswers
     from probes.target import find_target
 
@@ -68,7 +71,7 @@ def _score(path: Path, step: int | None, settings: Settings, values: dict[str, A
         raise ConfigError(f"record=true: {path} is no checkpoint of a run. Use out=FOLDER.")
     if target.config is not None:
         settings = settings.with_run(target.config)
-    rows, examiner = _prepare(target, settings, values, job)
+    (rows, stored, model), examiner = _prepare(target, settings, values, job)
     scorer = open_scorer(target, settings, job)
     try:
         problem = load_weights(scorer, target, job)
@@ -76,42 +79,56 @@ def _score(path: Path, step: int | None, settings: Settings, values: dict[str, A
             raise ProbeError(f"{target.path} cannot be scored: {problem}")
         partial = PartialAnswers(len(rows.rows), rows.num_pairs, folder=None, stamp={})
         scored, seconds = score_in_slices(scorer, rows, partial, job, slice_rows=settings.slice_rows)
-        job.once(lambda: _report(target, examiner, values, scored, seconds))
+        generated = None
+        if any(task.prompts for task in stored.tasks):
+            generated = generate_texts(stored, Tokenizer(model), scorer)
+        job.once(lambda: _report(target, examiner, values, scored, seconds, generated))
     finally:
         scorer.close()
     return 0
 
 
 def _prepare(target: Target, settings: Settings, values: dict[str, Any], job: Job) -> tuple[Any, Any]:
-    """The plan's rows on every rank, and on rank 0 what measures."""
+    """The plan's rows and items and the tokenizer's model on every rank, and on rank 0 what measures."""
     from probes.examiner import Examiner
     from probes.target import find_tokenizer, require_add_bos
 
     made: list[Examiner] = []
 
     def prepare() -> Any:
+        tokenizer = find_tokenizer(target, settings.tokenizer)
         made.append(
             Examiner(
                 settings,
-                find_tokenizer(target, settings.tokenizer),
+                tokenizer,
                 max_length=min(target.max_length, values.get("max_length", target.max_length)),
                 add_bos=require_add_bos(target, values.get("add_bos")),
                 cache=None,
             )
         )
-        return made[0].plan.rows
+        return made[0].plan.rows, made[0].plan.stored, tokenizer.model
 
     return job.once(prepare), made[0] if made else None
 
 
-def _report(target: Target, examiner: Examiner, values: dict[str, Any], scored: Any, seconds: float) -> None:
+def _report(
+    target: Target,
+    examiner: Examiner,
+    values: dict[str, Any],
+    scored: Any,
+    seconds: float,
+    generated: Generated | None,
+) -> None:
     """Rank 0's end of the work."""
     from probes.examiner import results_table
     from probes.store import ProbeStore
 
-    measurements, answers = examiner.examine(scored, target.facts, seconds=seconds)
+    texts = generated.texts if generated is not None else None
+    measurements, answers = examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
     print(results_table(measurements))
     print(f"\n{target.path}: suite {examiner.plan.suite}, plan {examiner.plan.plan_hash}, {seconds:.1f} s of scoring")
+    if generated is not None:
+        print(f"{generated.num_tokens} tokens generated in {generated.seconds:.1f} s")
     for sentence in examiner.plan.skipped[:5]:
         print(f"left out: {sentence}")
     if values.get("record"):

@@ -81,7 +81,7 @@ def make_run(
         state=RunState(seed=0, step=max(resume, 0), tokens=max(resume, 0) * 100),
         engine=Engine(),
         tracker=Tracker(),
-        info=SimpleNamespace(directory=directory, name="demo", config_hash="c", resume_step=resume),
+        info=SimpleNamespace(directory=directory, name="demo", config_hash="c", resume_step=resume, total_steps=1000),
         job=Job(rank, told if told is not None else []),
         calendar=SimpleNamespace(is_due=lambda step: step % 10 == 0),
     )

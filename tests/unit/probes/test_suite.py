@@ -19,11 +19,14 @@ def test_every_bundled_suite_loads():
 
 
 def test_a_suite_file_gives_tasks_in_order_with_its_stem_as_name(tmp_path: Path):
-    text = "tasks: [{task: b, domain: y, num_fewshot: 5, ppl: true}, {task: a, domain: x, limit: 9}]"
+    text = "tasks: [{task: b, domain: y, num_fewshot: 5, ppl: true}, {task: a, domain: x, limit: 9, generate: true}]"
     path = write(tmp_path / "mine.yaml", text)
     suite = load_suite(path)
     assert suite.name == "mine"
-    first, second = TaskSpec(task="b", domain="y", num_fewshot=5, ppl=True), TaskSpec(task="a", domain="x", limit=9)
+    first, second = (
+        TaskSpec(task="b", domain="y", num_fewshot=5, ppl=True),
+        TaskSpec(task="a", domain="x", limit=9, generate=True),
+    )
     assert suite.tasks == (first, second)
     assert suite.domains == ("y", "x")
 
@@ -34,7 +37,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path: Path):
     tasks:
       - {task: a, domain: x, num_fewshots: 5}
       - {task: a, domain: "x/y"}
-      - {task: b, domain: x, limit: 0, ppl: 1}
+      - {task: b, domain: x, limit: 0, ppl: 1, generate: maybe}
       - {domain: x}
       - {task: mean, domain: x}
       - 7
@@ -49,6 +52,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key(tmp_path: Path):
         "'x/y'",
         "limit=0",
         "ppl=1",
+        "generate='maybe'",
         "tasks[3].task",
     ):
         assert part in message
