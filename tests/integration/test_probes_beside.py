@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support import runs
@@ -68,7 +66,7 @@ def finish(arguments: Sequence[object], *, processes: int = 1, log: Path, second
         assert process.wait(seconds) == 0, log.read_text()[-5000:]
     except BaseException:
         if process.poll() is None:
-            tell_all(process, signal.SIGKILL)
+            runs.tell_all(process, signal.SIGKILL)
         raise
     return log.read_text()
 
@@ -139,7 +137,7 @@ def test_scores_of_a_watcher_reach_the_views_of_the_run_it_watches(inline: Path,
         assert training.wait(60) == 0, log.read_text()[-5000:]
     finally:
         if training.poll() is None:
-            tell_all(training, signal.SIGKILL)
+            runs.tell_all(training, signal.SIGKILL)
     expected, got = scores(inline, "run", "config_hash"), scores(run, "run", "config_hash")
     assert got.keys() == expected.keys()
     for key, row in got.items():
@@ -152,12 +150,6 @@ def test_scores_of_a_watcher_reach_the_views_of_the_run_it_watches(inline: Path,
     assert [row["tokens"] for row in rows if "train/loss" in row] == [1024 * step for step in range(1, 25)]
     kinds = [row["kind"] for row in map(json.loads, (run / "watch.jsonl").read_text().splitlines())]
     assert kinds.count("scored_beside") == kinds.count("shown") == len(STEPS)
-
-
-def tell_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Sends a signal to a launcher and its ranks, which have sessions of their own."""
-    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        os.kill(member.pid, number)
 
 
 def wandb_rows(run: Path) -> list[dict[str, Any]]:
@@ -178,12 +170,12 @@ def test_a_watcher_killed_in_the_middle_of_a_suite_goes_on_where_it_was(inline: 
             assert time.monotonic() < deadline, log.read_text()[-5000:]
             time.sleep(0.005)
         assert watcher.poll() is None, log.read_text()[-5000:]
-        tell_all(watcher, signal.SIGSTOP)
+        runs.tell_all(watcher, signal.SIGSTOP)
         if number == 0:  # it holds the run still
             second = folder / "second.log"
             assert start(["watch", run, "until=now"], processes=1, log=second).wait(200) == 1
             assert "is being watched by process" in second.read_text()
-        tell_all(watcher, signal.SIGKILL)
+        runs.tell_all(watcher, signal.SIGKILL)
         watcher.wait()
         assert list(run.glob("probes.partial/*/*/slice_*.npz"))
     shutil.rmtree(run / "checkpoints/step_00000020")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import re
 import signal
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from pretrain.checkpoint.reader import CheckpointReader
 from tests.support.ranks import environment
@@ -117,9 +118,20 @@ def finish(arguments: Sequence[str], *, processes: int = 2, log: Path, seconds: 
 
 
 def kill(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> None:
-    """Ends the launcher and every rank it started, at once."""
-    os.killpg(process.pid, number)
+    """Ends the launcher and every rank it started, at once, and waits until all have gone."""
+    members = tell_all(process, number)
     process.wait()
+    psutil.wait_procs(members, timeout=60)
+
+
+def tell_all(process: subprocess.Popen[bytes], number: signal.Signals) -> list[psutil.Process]:
+    """Sends a signal to a launcher and its ranks, which torchrun gives sessions of their own; returns the ranks."""
+    launcher = psutil.Process(process.pid)
+    members = launcher.children(recursive=True)
+    for member in [*members, launcher]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
+    return members
 
 
 def wait_until_step(directory: Path, step: int, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
