@@ -34,7 +34,8 @@ node_rank="${NODE_RANK:-${SLURM_NODEID:-0}}"
 if [ "$nodes" -gt 1 ]; then
   node_list="${SLURM_STEP_NODELIST:-${SLURM_JOB_NODELIST:-}}"
   if [ -z "${MASTER_ADDR:-}" ] && [ -n "$node_list" ]; then
-    MASTER_ADDR="$(scontrol show hostnames "$node_list" | head -n 1)"
+    hosts="$(scontrol show hostnames "$node_list")" # not `| head`: a list longer than the pipe would end the script
+    MASTER_ADDR="${hosts%%$'\n'*}"
   fi
   if [ -z "${MASTER_ADDR:-}" ]; then
     echo "[fineline] $nodes nodes, but neither MASTER_ADDR nor a Slurm node list says which is the first." >&2
