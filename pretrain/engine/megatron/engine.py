@@ -16,7 +16,6 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
-from megatron.core.utils import get_batch_on_this_cp_rank
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, Capabilities, GenerationRequest, PackedRows, StepResult, TokenLogProbs
@@ -28,6 +27,7 @@ from pretrain.engine.megatron.generate import generate_ids
 from pretrain.engine.megatron.score import evaluation, score_rows
 from pretrain.engine.megatron.shards import MegatronState, blocks_of
 from pretrain.model.gpt import build_chunks, transformer_config
+from pretrain.model.layers.attention import zigzag_positions
 from pretrain.model.spec import ModelSpec
 
 
@@ -191,14 +191,15 @@ class MegatronEngine:
     def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor]]:
         length = self._config.train.sequence_length
         tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
-        position_ids = torch.arange(length, device=self._device).expand(tokens_MBT.shape[1], -1)
+        size, rank = self._config.parallel.context, parallel_state.get_context_parallel_rank()
+        positions = zigzag_positions(length // size, rank=rank, size=size).to(self._device)
+        position_ids = positions.expand(tokens_MBT.shape[1], -1)
         for tokens_BT in tokens_MBT:
-            whole = {
-                "tokens": tokens_BT[:, :-1].contiguous(),
-                "labels": tokens_BT[:, 1:].contiguous(),
-                "position_ids": position_ids,
-            }
-            yield get_batch_on_this_cp_rank(whole) if self._config.parallel.context > 1 else whole
+            if size == 1:
+                tokens, labels = tokens_BT[:, :-1].contiguous(), tokens_BT[:, 1:].contiguous()
+            else:
+                tokens, labels = tokens_BT[:, positions], tokens_BT[:, positions + 1]
+            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids}
 
     def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
