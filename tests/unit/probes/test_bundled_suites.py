@@ -13,7 +13,7 @@ NAMES = sorted(path.stem for path in SUITE_FOLDER.glob("*.yaml"))
 def known() -> set[str]:
     from lm_eval.tasks import TaskManager
 
-    from probes.harness import BUNDLED_TASKS
+    from probes.finder import BUNDLED_TASKS
 
     return set(TaskManager(include_path=[BUNDLED_TASKS]).task_index)
 

@@ -147,7 +147,8 @@ def test_features_that_datasets_stored_are_kept_and_fields_may_be_missing(tmp_pa
 def test_task_files_get_a_stand_in_for_evaluate_and_the_rest_of_it(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "import evaluate\n"
-        "assert evaluate.load('code_eval').compute(references=[], predictions=[], k=[1])[0] == {'pass@1': 0.0}\n"
+        "answer = evaluate.load('code_eval').compute(references=['x'], predictions=[['y']], k=[1])[0]\n"
+        "assert answer == {'pass@1': 0.0}\n"
         "def docs(dataset):\n"
         "    assert evaluate.EvaluationModule is not None\n"
         "    return dataset\n"
