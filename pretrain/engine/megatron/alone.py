@@ -31,7 +31,3 @@ class Alone(_BaseDataParallel):
         """Forgets the gradients of the step before."""
         for parameter in self._parameters_list:
             parameter.grad = None
-
-    def scale_gradients(self, scaling_factor: float) -> None:
-        """Multiplies every gradient."""
-        torch._foreach_mul_([p.grad for p in self._parameters_list if p.grad is not None], scaling_factor)

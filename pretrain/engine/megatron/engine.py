@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -204,18 +204,15 @@ class MegatronEngine:
     def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
         losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
-        return losses, _sum_and_count
+        return losses, functools.partial(_scaled_sum, scale=1.0 / self._step_tokens)
 
     def _finalize_gradients(self, wrappers: list[Any], _: torch.Tensor | None, **options: Any) -> None:
-        """Reduces gradients and divides them by the step's tokens.
+        """Reduces gradients; the loss was divided by the step's tokens, which every rank knows.
 
-        Megatron would count the tokens with two collectives and wait for the answer; here every rank knows them.
+        Megatron would count them with two collectives, wait for the answer, and go over all gradients once more.
         """
         if not self._alone:
             finalize_model_grads(wrappers, None, **options)
-        scale = float(np.float32(1.0) / np.float32(self._step_tokens))  # rounded as Megatron's own
-        for wrapper in wrappers:
-            wrapper.scale_gradients(scale)
 
     def _reduce_losses(self, outputs: list[list[torch.Tensor]]) -> list[float]:
         """Sum of the global batch's token losses, and of its z-losses where there are any; on every rank."""
@@ -275,14 +272,15 @@ def _recompute_options(config: RunConfig) -> dict[str, Any]:
     return {}
 
 
-def _sum_and_count(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Megatron's per-token form: (sum to differentiate, tokens, what to report).
+def _scaled_sum(losses: torch.Tensor, *, scale: float) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Megatron's per-token form: (what to differentiate, tokens, what to report).
 
     Args:
         losses: [B, S] cross entropy, or with z-loss [2, B, S].
+        scale: 1 / tokens of the step.
     """
     parts_BS = list(losses) if losses.dim() == 3 else [losses]
     sums = [part_BS.float().sum() for part_BS in parts_BS]
     total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
     count = torch.tensor(parts_BS[0].numel(), dtype=torch.int, device=losses.device)
-    return total, count, [one.detach().clone() for one in sums]
+    return total * scale, count, [one.detach() for one in sums]
