@@ -176,7 +176,8 @@ def main() -> int:
         "max_abs_delta_loglikelihood": max(found["max_abs_delta_loglikelihood"] for found in results.values()),
         **results,
     }
-    command = " ".join(["python -m tests.bench.probe_speed", *sys.argv[1:]])
+    flags = ["--quick"] * options.quick + [f"--rounds {options.rounds}"] * bool(options.rounds)
+    command = " ".join(["python -m tests.bench.probe_speed", *flags, "--json", options.json.name])
     versions = package_versions(["torch", "megatron-core", "lm-eval", "transformers"])
     write_result(options.json, name="probe_speed", figures=figures, command=command, machine=machine, versions=versions)
     for name, value in figures.items():
