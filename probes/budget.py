@@ -1,9 +1,9 @@
 """How much of a save's scoring a share of wall time pays for.
 
 What a tier costs is predicted from the tokens of its plan and the throughput measured so far, before it runs. A run
-has a fixed number of saves left and, at its present speed, a known time to its end: each save has an even part of what
-the share still allows. What a save does not spend is there for the later ones, so a tier that is too dear for every
-save is scored at every second, or tenth.
+has a fixed number of saves left and, at its present speed, a known time to its end: with each save an even part of the
+share falls due. What a save does not spend is there for the later ones, so a tier that is too dear for every save is
+scored at every second, or tenth.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Budget:
         self._observed: list[tuple[int, float]] = []
         self.spent_seconds = 0.0
         self._generation_seconds: dict[str, float] = {}
+        self._num_asked = 0
 
     def record(self, tokens: int, seconds: float) -> None:
         """Takes note of a pass that was made: its tokens, and its wall time with everything around it."""
@@ -76,8 +77,8 @@ class Budget:
     def choose(self, *, elapsed_seconds: float, remaining_seconds: float, remaining_saves: int) -> Choice:
         """The dearest tier that fits, this save being one of `remaining_saves`.
 
-        The last save gets all that is left, and half of the budget is kept for a full last one where that suffices:
-        the final model is the one that everybody asks about.
+        An even part of the share falls due with each save, and what is not spent stays. The last save gets all that is
+        left, and up to half is kept for a full last one where that suffices: everybody asks about the final model.
 
         Args:
             elapsed_seconds: wall time so far.
@@ -85,13 +86,15 @@ class Budget:
             remaining_saves: saves still to come, this one included.
         """
         whole = self._share * (elapsed_seconds + remaining_seconds)
-        left = whole - self.spent_seconds
+        self._num_asked += 1
         beside = self._generation_seconds
         predicted = {tier.name: self.predict(tier.tokens) + beside.get(tier.name, 0.0) for tier in self._tiers}
+        due = whole
         if remaining_saves > 1:
             dearest = max(predicted.values())
             reserved = dearest if dearest <= whole / 2 else 0.0
-            left = (left - reserved) / (remaining_saves - (1 if reserved else 0))
+            due = (whole - reserved) * self._num_asked / (self._num_asked + remaining_saves - 1)
+        left = due - self.spent_seconds
         for tier in self._tiers:
             if predicted[tier.name] <= left:
                 return Choice(tier.name, predicted, left)

@@ -43,12 +43,13 @@ def test_with_room_everything_is_full() -> None:
 
 def test_with_less_room_saves_are_fast_and_the_last_is_full() -> None:
     scored, _ = simulate(0.01, rate=20_000.0, step_seconds=0.5)
-    assert scored[-1] == "full" and scored[:3] == ["fast"] * 3
+    assert scored[-1] == "full" and scored.count("fast") >= 25
 
 
 def test_with_little_room_some_saves_are_left_out() -> None:
     scored, _ = simulate(0.01, rate=20_000.0, step_seconds=0.05)
-    assert None in scored and "fast" in scored
+    fast = [number for number, tier in enumerate(scored) if tier == "fast"]
+    assert None in scored and len(fast) >= 3 and fast[0] < 15, "spread over the run, not saved up for its end"
 
 
 def test_an_unmeasured_speed_scores_nothing() -> None:
