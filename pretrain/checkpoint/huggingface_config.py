@@ -6,12 +6,12 @@ would look like any other number. Weights are read by `huggingface_source.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.checkpoint.huggingface_source import json_object
 from pretrain.config.model import ModelConfig
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.model.spec import ModelSpec
@@ -53,7 +53,7 @@ def read_huggingface_config(folder: Path) -> HuggingFaceModel:
     Raises:
         CheckpointError: not readable, not a LLaMA, or with anything our model does not compute.
     """
-    config = _object(folder / CONFIG_NAME)
+    config = json_object(folder / CONFIG_NAME)
     problems = list(_problems(config))
     if problems:
         raise CheckpointError(f"{folder} cannot be scored:\n" + "\n".join(f"- {problem}" for problem in problems))
@@ -108,17 +108,7 @@ def _add_bos(folder: Path) -> bool | None:
     path = folder / "tokenizer_config.json"
     if not path.exists():
         return None
-    values = _object(path)
+    values = json_object(path)
     if isinstance(values.get("add_bos_token"), bool):
         return bool(values["add_bos_token"])
     return True if values.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast") else None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Name a Hugging Face model folder.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object. Name a Hugging Face model folder.")
-    return values

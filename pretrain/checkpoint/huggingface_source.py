@@ -37,13 +37,13 @@ class HuggingFaceSource(TensorSource):
             CheckpointError: the folder holds another model, or no safetensors weights.
         """
         self.path, self._spec = folder, spec
-        config = _json_object(folder / "config.json")
+        config = json_object(folder / "config.json")
         problems = _config_problems(config, spec)
         if problems:
             raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
         self._file_of: dict[str, str] | None = None
         if (folder / INDEX).exists():
-            file_of = _json_object(folder / INDEX).get("weight_map")
+            file_of = json_object(folder / INDEX).get("weight_map")
             if not isinstance(file_of, dict):
                 raise CheckpointError(f"{folder / INDEX} has no weight_map. Download or export the model again.")
             self._file_of = file_of
@@ -111,7 +111,8 @@ def _config_problems(config: dict[str, Any], spec: ModelSpec) -> list[str]:
     return problems
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a Hugging Face folder; a CheckpointError that names it where it is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -5,7 +5,7 @@ Run from the repository's root on a quiet machine (about ten minutes; `--quick` 
     python -m tests.bench.step_overhead --json tests/bench/results/step_overhead.json
 
 Each contender is measured against a bare loop over its own model on the same shapes and threads, so that the speed of
-the model does not count. The two loops take turns step by step within one process (`steps/common.py`); contenders take
+the model does not count. The two loops take turns step by step within one process (`steps/turns.py`); contenders take
 turns round by round, each round a fresh process. A round's overhead is the median of its paired differences; the
 figures are medians over rounds. Every contender reports its loss at every step: we and litgpt write a row per step to
 a file, Trainer prints it. Beside that, Trainer is measured with its default of one report in 500 steps.
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.result import describe_machine, is_quiet, package_versions, ratio, spread, write_result
-from tests.bench.steps.common import Plan, Shape
+from tests.bench.steps.turns import Plan, Shape
 
 _ROOT = Path(__file__).parents[2]
 _LITGPT = "litgpt==0.5.9"

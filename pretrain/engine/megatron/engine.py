@@ -130,7 +130,7 @@ class MegatronEngine:
             "context": parallel.context,
             "sequence": parallel.sequence,
             "data": parallel_state.get_data_parallel_world_size(),
-            "distributed_optimizer": self._config.engine.distributed_optimizer,
+            "distributed_optimizer": self._config.engine.distributed_optimizer and self._replicated,
             "compute": self._config.precision.compute,
         }
 

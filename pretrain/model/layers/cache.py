@@ -6,6 +6,7 @@ Megatron's sequence dimension, one token each, so that tensor and sequence paral
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,14 +34,14 @@ class KeyValueCache:
         return self._layers[layer]
 
 
-class CachedAttention:
+class CachedAttention(abc.ABC):
     """What core attention hands over to when it meets one in `attention_mask`."""
 
+    @abc.abstractmethod
     def attend(
         self, layer: Any, query_SBND: torch.Tensor, key_SBGD: torch.Tensor, value_SBGD: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """[S, B, N·D]; B is 1. `layer` names the cache's part."""
-        raise NotImplementedError
 
 
 class Prefill(CachedAttention):

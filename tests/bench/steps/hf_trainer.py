@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from tests.bench.result import package_versions
-from tests.bench.steps.common import BareLoop, Plan, Shape, main
+from tests.bench.steps.turns import BareLoop, Plan, Shape, main
 
 
 def build(shape: Shape, plan: Plan, folder: Path) -> tuple[Callable[[], None], BareLoop]:

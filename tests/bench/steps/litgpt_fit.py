@@ -21,7 +21,7 @@ from litgpt.utils import choose_logger, chunked_cross_entropy, instantiate_torch
 from torch.utils.data import DataLoader
 
 from tests.bench.result import package_versions
-from tests.bench.steps.common import BareLoop, Plan, Shape, main
+from tests.bench.steps.turns import BareLoop, Plan, Shape, main
 
 
 def build(shape: Shape, plan: Plan, folder: Path) -> tuple[Callable[[], None], BareLoop]:

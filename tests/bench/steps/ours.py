@@ -34,7 +34,7 @@ from pretrain.state import RunState
 from pretrain.track.sink import RunInfo
 from pretrain.track.tracker import build_tracker
 from tests.bench.result import package_versions
-from tests.bench.steps.common import BareLoop, Plan, Shape, main
+from tests.bench.steps.turns import BareLoop, Plan, Shape, main
 
 _SOURCES = ("books", "web")
 _SOURCE_TOKENS = 200_000
