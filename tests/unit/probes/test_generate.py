@@ -22,7 +22,8 @@ from probes.suite import Suite, TaskSpec
 from tests.support.hf_scorer import hf_tokenizer, tiny_llama
 from tests.unit.probes.conftest import sentence, write_task
 from tests.unit.probes.test_harness import hflm, lm_eval_tasks
-from tests.unit.probes.test_hook import make_run, save_at, tiered
+from tests.unit.probes.test_hook import make_run, save_at
+from tests.unit.probes.test_tiers import tiered
 
 CONTEXT = 48
 NEW_TOKENS = 24
