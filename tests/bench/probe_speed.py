@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pretrain.engine.base import CheckpointScorer, TokenLogProbs
 from pretrain.errors import ProbeError
 from probes.harness import load_harness
@@ -30,7 +32,7 @@ from probes.request import Request
 from probes.score import gather_answers
 from probes.suite import Suite, TaskSpec
 from tests.bench.result import describe_machine, is_quiet, package_versions, ratio, write_result
-from tests.bench.scoring.model import MAX_LENGTH, build_ours, build_peer, prepare
+from tests.bench.scoring.model import MAX_LENGTH, VOCAB_SIZE, build_ours, build_peer, prepare
 from tests.support.eval_data import eval_source, missing_reason, write_eval_data
 
 THREADS = 2
@@ -106,10 +108,18 @@ class Peer:
             del self._model._model_call
 
     def best_batch_size(self, requests: list[Request]) -> tuple[int, dict[str, float]]:
-        """The fastest batch size on every fifth item, and the CPU seconds of all that were tried."""
+        """The fastest batch size on every fifth item, and the CPU seconds of all that were tried.
+
+        HFLM holds the logits of a batch three times over (fp32, their softmax, and a copy): sizes for which that is
+        more than half of the free memory are not tried, they would end this process.
+        """
         some = [request for request in requests if request.item % 5 == 0]
         self.score(some[:8], 8)  # threads start, pages are touched
-        clocks = {size: Clocked([], []) for size in _BATCHES}
+        longest = max(len(request.context) + len(request.continuation) for request in requests)
+        row_bytes = 3 * 4 * longest * VOCAB_SIZE
+        clocks = {
+            size: Clocked([], []) for size in _BATCHES if size * row_bytes < psutil.virtual_memory().available / 2
+        }
         for size, clock in clocks.items():
             clock.run(lambda size=size: self.score(some, size))
         return min(clocks, key=lambda size: clocks[size].cpu[0]), {str(s): c.cpu[0] for s, c in clocks.items()}
