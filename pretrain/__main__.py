@@ -28,6 +28,7 @@ python -m pretrain [options] [group=option …] [key=value …]
   python -m pretrain -m experiment=demo run.seed=0,1,2    one run for each value
   python -m pretrain --config-dir mine experiment=own     with mine/experiment/own.yaml
   bash launch/torchrun.sh experiment=amber_7b             one process per GPU, one or many nodes
+  deepspeed --module pretrain experiment=amber_7b engine=deepspeed_zero1    the same by DeepSpeed's launcher
 
 Options
   --cfg job            print the composed configuration
@@ -82,6 +83,9 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
             if not equals and not rest:
                 raise ConfigError(f"{argument} needs a folder.")
             config_dir = value if equals else rest.pop(0)
+        elif argument in ("--local_rank", "--local-rank"):  # launchers add it; the environment says the same
+            if not equals and rest:
+                rest.pop(0)
         elif argument in ("--multirun", "-m"):
             sweep = True
         elif argument in _OPTIONS:

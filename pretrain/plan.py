@@ -22,12 +22,13 @@ from pretrain.config.load import compose, config_hash
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_capabilities
 from pretrain.engine.layout import Coordinates, ParallelLayout
+from pretrain.engine.state_memory import StateMemory, state_memory
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.flops import flops_per_token
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from pretrain.engine.megatron.dry_run import Shard
+    from pretrain.engine.sharded.dry_run import Shard
 
 _FP32 = 4
 _STATE = 3 * _FP32  # of an element: weight and two moments
@@ -153,7 +154,7 @@ def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Lite
     for rank in wanted:
         layout.coordinates(rank)  # refuses one that is not in the run
 
-    from pretrain.engine.megatron.dry_run import build_shard, check_shard, covers_model, padding_parameters
+    from pretrain.engine.sharded.dry_run import build_shard, check_shard, covers_model, padding_parameters
 
     shards = [build_shard(config, spec, rank=rank, world_size=world_size) for rank in wanted]
     for shard in shards:
@@ -168,7 +169,7 @@ def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Lite
         layout=layout,
         compute=config.precision.compute,
         recompute=config.engine.recompute,
-        optimizer_ranks=layout.data * layout.context if config.engine.distributed_optimizer else 1,
+        optimizer_ranks=_state(shards[0], config, layout).optimizer_ranks,
         parameters=spec.num_parameters,
         padding_parameters=padding_parameters(spec),
         ranks=[_rank_plan(shard, config, spec, layout) for shard in shards],
@@ -259,13 +260,12 @@ def activation_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout,
 
 def _rank_plan(shard: Shard, config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> RankPlan:
     at = layout.coordinates(shard.rank)
-    replicas = layout.data * layout.context if config.engine.distributed_optimizer else 1
-    state = _STATE if config.precision.compute == "bf16" else _STATE - _FP32  # fp32 weights are their own master
+    state = _state(shard, config, layout)
     activations, logits = activation_bytes(config, spec, layout, stage=at.pipeline)
     parts = {
-        "weights": shard.weight_bytes,
-        "gradients": _FP32 * shard.num_parameters,
-        "optimizer": state * -(-shard.num_parameters // replicas),
+        "weights": state.weights,
+        "gradients": state.gradients,
+        "optimizer": state.optimizer,
         "activations": activations,
         "logits": logits,
     }
@@ -275,6 +275,15 @@ def _rank_plan(shard: Shard, config: RunConfig, spec: ModelSpec, layout: Paralle
         layers=spec.num_layers // layout.pipeline,
         parameters=shard.num_parameters,
         memory_bytes=Memory(**parts, total=sum(parts.values())),
+    )
+
+
+def _state(shard: Shard, config: RunConfig, layout: ParallelLayout) -> StateMemory:
+    return state_memory(
+        config,
+        num_parameters=shard.num_parameters,
+        weight_bytes=shard.weight_bytes,
+        replicas=layout.data * layout.context,
     )
 
 

@@ -97,6 +97,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     data = _prepare_data(config, job)
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
+    job.once(lambda: _keep_records(engine, directory))
     parts = _Parts(config, suite, job, directory, data, spec, engine)
     state, resume_step = _resume(parts)
     info = _run_info(parts, resume_step)
@@ -122,6 +123,11 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     job.barrier()
     engine.close()
     return 0 if finished else EXIT_STOPPED
+
+
+def _keep_records(engine: Engine, directory: Path) -> None:
+    for name, text in engine.records().items():
+        (directory / name).write_text(text)
 
 
 def _prepare_data(config: RunConfig, job: Job) -> PreparedData:

@@ -24,8 +24,11 @@ CHOICES = {
     "schedule.kind": ("cosine", "linear", "constant", "wsd", "multi_step"),
     "schedule.decay_shape": ("linear", "cosine", "exponential", "1-sqrt"),
     "optimizer.decay": ("all", "matrices"),
-    "engine.name": ("megatron",),
+    "engine.name": ("megatron", "deepspeed"),
     "engine.recompute": ("none", "selective", "full"),
+    "engine.offload_optimizer": ("none", "cpu", "nvme"),  # nvme is refused with its reason by engine/build.py
+    "engine.offload_parameters": ("none", "cpu", "nvme"),
+    "engine.adam": ("auto", "torch", "deepspeed"),
     "precision.compute": ("bf16", "fp32"),
     "checkpoint.export": ("none", "last", "all"),
     "probe.mode": ("inline", "beside", "off"),

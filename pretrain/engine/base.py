@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pretrain.engine.capabilities import Capabilities
+
 if TYPE_CHECKING:
     from pretrain.checkpoint.blocks import Chunk
     from pretrain.checkpoint.reader import CheckpointReader
@@ -136,23 +138,6 @@ class GenerationRequest:
     is_done: Callable[[Sequence[int]], bool] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What an engine can combine; `engine/build.py` refuses the rest, naming the reason.
-
-    Attributes:
-        tensor, pipeline, virtual_pipeline, context, sequence: whether the parallelism is supported.
-        precisions: supported values of `precision.compute`.
-    """
-
-    tensor: bool
-    pipeline: bool
-    virtual_pipeline: bool
-    context: bool
-    sequence: bool
-    precisions: tuple[str, ...]
-
-
 class Scorer(Protocol):
     """Anything that can score packed rows: a live engine, or a model read from a checkpoint."""
 
@@ -226,6 +211,10 @@ class Engine(Scorer, Generator, Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Layout and software versions, for manifests."""
+        ...
+
+    def records(self) -> Mapping[str, str]:
+        """Texts to keep in the run's directory, by file name: what the engine made of the configuration."""
         ...
 
     def close(self) -> None:

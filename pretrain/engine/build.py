@@ -6,12 +6,15 @@ What an engine cannot combine is refused here, before its package is imported an
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pretrain.config.checks import parallel_problems
 from pretrain.config.grid import grid_problems
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import CheckpointScorer, Engine
+from pretrain.engine.capabilities import ENGINES, Capabilities
+from pretrain.engine.deepspeed.ds_config import own_key_problems
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -19,7 +22,15 @@ if TYPE_CHECKING:
 
 
 def check_machine(config: RunConfig) -> list[str]:
-    """What this machine lacks for the chosen options; empty when it can run them. Loads torch."""
+    """What this machine lacks for the chosen options; empty when it can run them. Loads torch, or DeepSpeed."""
+    if config.engine.name == "deepspeed":
+        from pretrain.engine.deepspeed.ds_config import validation_problems
+
+        return validation_problems(config)
+    return _transformer_engine_problems(config)
+
+
+def _transformer_engine_problems(config: RunConfig) -> list[str]:
     if not config.engine.transformer_engine:
         return []
     import torch
@@ -35,10 +46,92 @@ def check_machine(config: RunConfig) -> list[str]:
 
 
 def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
-    """Problems of this layout and precision under the chosen engine; empty when it can run."""
+    """Problems of this layout and these options under the chosen engine; empty when it can run."""
+    can = ENGINES[config.engine.name]
+    problems = [*_layout_problems(config, can), *_option_problems(config, can)]
+    if config.engine.name == "deepspeed":
+        problems += own_key_problems(config.engine.deepspeed)
+    return problems or _megatron_problems(config, world_size)
+
+
+def _layout_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
+    parallel, name = config.parallel, config.engine.name
+    asked = {
+        "pipeline": (parallel.pipeline, 1, "DeepSpeed's pipeline takes a model of its own kind, not GPTModel"),
+        "virtual_pipeline": (parallel.virtual_pipeline, 1, "there are no pipeline stages"),
+        "context": (parallel.context, 1, "ZeRO shards over one group, and gradients here are summed over two"),
+        "sequence": (parallel.sequence, False, "it leaves gradients of norms to be summed over the tensor-parallel "
+                     "ranks, which Megatron's own reduction does and DeepSpeed's does not"),
+    }  # fmt: skip
+    for key, (value, off, reason) in asked.items():
+        if value != off and not getattr(can, key):
+            yield (
+                f"parallel.{key}={str(value).lower()} is not supported by engine.name={name}: {reason}. "
+                f"Set it to {str(off).lower()}, or choose engine=megatron."
+            )
+
+
+def _option_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
+    engine, compute = config.engine, config.precision.compute
+    of_megatron = {
+        "distributed_optimizer": "it shards what ZeRO shards already",
+        "overlap_param_gather": "it belongs to Megatron's distributed optimizer; ZeRO gathers in its own step",
+        "transformer_engine": "TransformerEngine's layers have only been run under Megatron-core",
+    }
+    for key, reason in of_megatron.items():
+        if getattr(engine, key) and not getattr(can, key):
+            yield f"engine.{key}=true is not supported by engine.name={engine.name}: {reason}. Set it to false."
+    if engine.recompute not in can.recompute:
+        yield f"engine.recompute={engine.recompute} is not supported by engine.name={engine.name}."
+    if not can.zero_stages:
+        yield from _zero_without_deepspeed(config)
+        return
+    stage = engine.zero_stage
+    if stage not in can.zero_stages:
+        yield (
+            f"engine.zero_stage={'null' if stage is None else stage} is no ZeRO stage. Allowed: "
+            f"{', '.join(map(str, can.zero_stages))}; or choose engine=deepspeed_zero0 … deepspeed_zero3."
+        )
+        return
+    if compute == "bf16" and stage not in can.bf16_zero_stages:
+        yield (
+            f"engine.zero_stage={stage} with precision.compute=bf16 sums gradients in bf16 (a gradient norm 6% off in "
+            f"20 steps). Use stage {', '.join(map(str, can.bf16_zero_stages))}, or precision=fp32."
+        )
+    if stage == 0 and engine.overlap_grad_reduce:
+        yield (
+            "engine.overlap_grad_reduce=true has nothing to overlap at engine.zero_stage=0, which reduces after the "
+            "last backward. Set it to false."
+        )
+    offloads = {
+        "offload_optimizer": (engine.offload_optimizer, can.offload_optimizer_stages),
+        "offload_parameters": (engine.offload_parameters, can.offload_parameters_stages),
+    }
+    for key, (device, stages) in offloads.items():
+        if device == "nvme":
+            yield (
+                f"engine.{key}=nvme is not supported: below stage 3 DeepSpeed accepts it and writes nothing; at stage "
+                f"3 state that is swapped out cannot be reached by a checkpoint. Use cpu."
+            )
+        elif device != "none" and stage not in stages:
+            yield (
+                f"engine.{key}={device} needs engine.zero_stage {' or '.join(map(str, stages))}, not {stage}: below, "
+                f"DeepSpeed leaves it where it is."
+            )
+
+
+def _zero_without_deepspeed(config: RunConfig) -> Iterator[str]:
+    engine, plain = config.engine, type(config.engine)()
+    for key in ("zero_stage", "offload_optimizer", "offload_parameters", "adam", "deepspeed"):
+        if getattr(engine, key) != getattr(plain, key):
+            yield (
+                f"engine.{key}={getattr(engine, key)} is an option of DeepSpeed, but engine.name={engine.name}. "
+                f"Choose engine=deepspeed_zero1, for example, or leave it out."
+            )
+
+
+def _megatron_problems(config: RunConfig, world_size: int) -> list[str]:
     parallel, train, problems = config.parallel, config.train, []
-    if config.engine.name != "megatron":
-        return [f"engine.name={config.engine.name!r} is not known. Allowed: 'megatron'."]
     stages, context = parallel.pipeline, parallel.context
     if parallel.virtual_pipeline > 1:
         data = max(world_size // (parallel.tensor * stages * context), 1)
@@ -62,6 +155,10 @@ def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
 
 def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> Engine:
     """The engine of this run; `check_capabilities` has passed. Every rank calls it once."""
+    if config.engine.name == "deepspeed":
+        from pretrain.engine.deepspeed.engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(config, spec, device)
     from pretrain.engine.megatron.engine import MegatronEngine
 
     return MegatronEngine(config, spec, device)
@@ -84,7 +181,7 @@ def check_scorer(config: RunConfig, spec: ModelSpec, *, world_size: int) -> list
     # Context-parallel ranks score whole rows: no sequence is cut.
     sizes.train.sequence_length = 2 * config.parallel.context * config.parallel.tensor
     problems = [*parallel_problems(sizes), *grid_problems(config.parallel, world_size=world_size)]
-    return problems + check_machine(config)
+    return problems + _transformer_engine_problems(config)
 
 
 def build_scorer(config: RunConfig, spec: ModelSpec, device: torch.device) -> CheckpointScorer:
@@ -97,6 +194,6 @@ def build_scorer(config: RunConfig, spec: ModelSpec, device: torch.device) -> Ch
         device: where this rank computes.
 
     """
-    from pretrain.engine.megatron.scorer import MegatronScorer
+    from pretrain.engine.sharded.scorer import ModelScorer
 
-    return MegatronScorer(config, spec, device)
+    return ModelScorer(config, spec, device)

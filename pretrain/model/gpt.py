@@ -95,6 +95,15 @@ def transformer_config(config: RunConfig, spec: ModelSpec, **engine_options: Any
     )
 
 
+def recompute_options(config: RunConfig) -> dict[str, Any]:
+    """Which activations are computed again in backward instead of kept."""
+    if config.engine.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if config.engine.recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}
+
+
 def build_chunks(config: RunConfig, spec: ModelSpec, megatron: TransformerConfig) -> list[LlamaModel]:
     """This rank's model chunks (several with virtual pipeline stages), weights not yet set.
 

@@ -10,11 +10,10 @@ import numpy as np
 from pretrain.checkpoint.manifest import CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader
+from pretrain.engine.base import Engine
 from pretrain.engine.job import Job
-from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron.engine import MegatronEngine
 from pretrain.model.spec import ModelSpec
-from tests.parity.workers import LENGTH, RATE, VOCAB, Layout, batch, configuration
+from tests.parity.workers import LENGTH, RATE, Layout, build
 
 SAVED = 10
 STEPS = 20
@@ -26,7 +25,8 @@ def save_and_continue(payload: tuple[list[Layout], Path]) -> list[dict[str, Any]
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        engine, spec, grid, dp_rank = _build(layout, job)
+        built = build(layout, job)
+        engine, spec = built.engine, built.spec
         publisher = Publisher(
             root / layout.name, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=True
         )
@@ -36,7 +36,7 @@ def save_and_continue(payload: tuple[list[Layout], Path]) -> list[dict[str, Any]
                 state = engine.sharded_state()
                 meta = _meta(spec, job.maximum(state.optimizer_step()))
                 publisher.save(step, state.chunks(), meta)
-            losses.append(engine.train_step(batch(step, grid, dp_rank), RATE * (1 + step / STEPS)).loss)
+            losses.append(built.step(step, RATE * (1 + step / STEPS)).loss)
         publisher.wait()
         results.append({"losses": losses[SAVED:], "state": _state(engine)})
         engine.close()
@@ -50,26 +50,17 @@ def load_and_continue(payload: tuple[list[Layout], list[str], Path]) -> list[dic
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        engine, _, grid, dp_rank = _build(layout, job)
+        built = build(layout, job)
+        engine = built.engine
         found = {}
         for source in sources:  # over the used engine of the source before: nothing of it may remain
             engine.sharded_state().load(CheckpointReader(root / source / f"step_{SAVED:08d}"))
-            losses = [
-                engine.train_step(batch(step, grid, dp_rank), RATE * (1 + step / STEPS)).loss
-                for step in range(SAVED, STEPS)
-            ]
+            losses = [built.step(step, RATE * (1 + step / STEPS)).loss for step in range(SAVED, STEPS)]
             found[source] = {"losses": losses, "state": _state(engine)}
         results.append(found)
         engine.close()
     job.close()
     return results
-
-
-def _build(layout: Layout, job: Job) -> tuple[MegatronEngine, ModelSpec, ParallelLayout, int]:
-    config = configuration(layout)
-    spec = ModelSpec.from_config(config.model, VOCAB)
-    grid = ParallelLayout.create(config, world_size=job.world_size)
-    return MegatronEngine(config, spec, job.device), spec, grid, grid.coordinates(job.rank).data
 
 
 def _meta(spec: ModelSpec, optimizer_step: int) -> CheckpointMeta:
@@ -85,7 +76,7 @@ def _meta(spec: ModelSpec, optimizer_step: int) -> CheckpointMeta:
     )
 
 
-def _state(engine: MegatronEngine) -> list[tuple[str, int, dict[str, np.ndarray]]]:
+def _state(engine: Engine) -> list[tuple[str, int, dict[str, np.ndarray]]]:
     """This rank's weights and moments, in the engine's own order."""
     return [
         (chunk.block.key, chunk.start, {kind: tensor.cpu().numpy().copy() for kind, tensor in chunk.tensors.items()})

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pretrain.engine.job import Job
-from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron.engine import MegatronEngine
-from pretrain.model.spec import ModelSpec
-from tests.parity.workers import RATE, VOCAB, Layout, batch, configuration, full_weights
+from tests.parity.workers import RATE, Layout, build, full_weights
 
 STEPS = 4
 
@@ -19,17 +16,10 @@ def observe(payload: tuple[list[Layout], tuple[int, ...]]) -> list[dict[str, Any
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        config = configuration(layout)
-        spec = ModelSpec.from_config(config.model, VOCAB)
-        grid = ParallelLayout.create(config, world_size=job.world_size)
-        engine = MegatronEngine(config, spec, job.device)
+        built = build(layout, job)
+        engine = built.engine
         start = full_weights(engine)
-        steps = [
-            engine.train_step(
-                batch(step, grid, grid.coordinates(job.rank).data), RATE * (step + 1), observe=step in observed
-            )
-            for step in range(STEPS)
-        ]
+        steps = [built.step(step, RATE * (step + 1), observe=step in observed) for step in range(STEPS)]
         results.append(
             {
                 "name": layout.name,

@@ -13,13 +13,11 @@ from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.reference import take_reference
-from pretrain.engine.base import PackedRow, PackedRows
+from pretrain.engine.base import Engine, PackedRow, PackedRows
 from pretrain.engine.job import Job
-from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron.engine import MegatronEngine
 from pretrain.model.spec import ModelSpec
 from tests.parity.checkpoint_workers import _meta
-from tests.parity.workers import LENGTH, RATE, VOCAB, Layout, batch, configuration, sample
+from tests.parity.workers import LENGTH, VOCAB, Layout, build, sample
 
 SEQUENCES = 2
 STEPS = 3
@@ -39,12 +37,13 @@ def export(payload: tuple[list[Layout], Path, Path]) -> list[dict[str, Any]]:
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        engine, spec, grid = _build(layout, job, seed=3)
+        built = build(layout, job)
+        engine, spec = built.engine, built.spec
         for step in range(STEPS):
-            engine.train_step(batch(step, grid, grid.coordinates(job.rank).data), RATE)
+            built.step(step)
         result = {"first": _export(engine, spec, job, layout, root / layout.name / "first", tokenizer)}
         engine.close()
-        engine, spec, _ = _build(layout, job, seed=4)
+        engine = build(layout, job, seed=4).engine
         engine.sharded_state().start_from(HuggingFaceSource(root / layout.name / "first" / "export", spec))
         result["again"] = _export(engine, spec, job, layout, root / layout.name / "again", tokenizer)
         engine.close()
@@ -53,16 +52,7 @@ def export(payload: tuple[list[Layout], Path, Path]) -> list[dict[str, Any]]:
     return results
 
 
-def _build(layout: Layout, job: Job, *, seed: int) -> tuple[MegatronEngine, ModelSpec, ParallelLayout]:
-    config = configuration(layout)
-    config.run.seed = seed
-    spec = ModelSpec.from_config(config.model, VOCAB)
-    return MegatronEngine(config, spec, job.device), spec, ParallelLayout.create(config, world_size=job.world_size)
-
-
-def _export(
-    engine: MegatronEngine, spec: ModelSpec, job: Job, layout: Layout, root: Path, tokenizer: Path
-) -> dict[str, Any]:
+def _export(engine: Engine, spec: ModelSpec, job: Job, layout: Layout, root: Path, tokenizer: Path) -> dict[str, Any]:
     log_prob_BSV = engine.score(_every_id()).log_prob_P.reshape(SEQUENCES, LENGTH, VOCAB)
     reference = take_reference(engine, vocab_size=VOCAB, multiple=layout.tensor, compute=layout.compute)
     publisher = Publisher(root, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=False)

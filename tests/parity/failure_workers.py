@@ -7,48 +7,48 @@ from typing import Any
 import numpy as np
 
 from pretrain.engine.job import Job
-from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron import in_step, score
-from pretrain.engine.megatron.engine import MegatronEngine
+from pretrain.engine.sharded import in_step, score
 from pretrain.errors import EngineError
 from pretrain.hooks.validate import ValidationHook
-from pretrain.model.spec import ModelSpec
-from tests.parity.workers import LENGTH, RATE, VOCAB, Layout, batch, configuration, full_weights, sample
+from pretrain.model.gpt import LlamaModel
+from tests.parity.workers import LENGTH, Layout, build, full_weights, sample
 
 PLACES = ("before", "layer", "head")
 
 
 class Fault:
-    """Fails this rank once, at one place of the second pass through its last chunk."""
+    """Fails this rank once, the second time it comes to one place of its last chunk, or of the model's last piece."""
 
-    def __init__(self, engine: MegatronEngine, place: str) -> None:
-        self._passes = 0
+    def __init__(self, engine: Any, place: str) -> None:
+        self._visits = 0
         self._place = place
-        model = engine._chunks[-1]
-        self._last = model
-        self._restore: list[Any] = []
-        original_pass, original_add = score._pass, score.Head.add
+        self._last = engine._chunks[-1]
+        self._mlp = self._last.decoder.layers[-1].mlp
+        self._originals = score.run_chunk, score.Head.add, self._mlp.forward
+        original_pass, original_add, original_forward = self._originals
 
         def counted(model: Any, *arguments: Any) -> Any:
-            self._passes += model is self._last
-            self._fail_if(model is self._last and place == "before")
+            is_last_piece = not isinstance(model, LlamaModel) and model.post_process
+            self._visit("before", model is self._last or is_last_piece)
             return original_pass(model, *arguments)
 
-        def add(head: Any, model: Any, *arguments: Any) -> None:
-            original_add(head, model, *arguments)
-            self._fail_if(place == "head")
+        def add(head: Any, *arguments: Any) -> None:
+            original_add(head, *arguments)
+            self._visit("head")
 
-        score._pass, score.Head.add = counted, add
-        hook = model.decoder.layers[-1].mlp.register_forward_pre_hook(lambda *_: self._fail_if(place == "layer"))
-        self._restore = [original_pass, original_add, hook]
+        def forward(*arguments: Any, **options: Any) -> Any:
+            self._visit("layer")
+            return original_forward(*arguments, **options)
 
-    def _fail_if(self, here: bool) -> None:
-        if here and self._passes == 2:
+        score.run_chunk, score.Head.add, self._mlp.forward = counted, add, forward
+
+    def _visit(self, place: str, counts: bool = True) -> None:
+        self._visits += counts and place == self._place
+        if counts and place == self._place and self._visits == 2:
             raise MemoryError(f"no memory in {self._place}")
 
     def remove(self) -> None:
-        score._pass, score.Head.add, hook = self._restore
-        hook.remove()
+        score.run_chunk, score.Head.add, self._mlp.forward = self._originals
 
 
 def short_rows() -> Any:
@@ -58,7 +58,7 @@ def short_rows() -> Any:
     return ValidationHook({"x": ids}, {"x": ones}, sequence_length=LENGTH, tokens_per_row=2 * LENGTH)._rows
 
 
-def counted_collectives(engine: MegatronEngine, rows: Any) -> list[tuple[int, int]]:
+def counted_collectives(engine: Any, rows: Any) -> list[tuple[int, int]]:
     """(collectives counted by the group, collectives expected) of each pass of a scoring."""
     found: list[tuple[int, int]] = []
     original = in_step.InStep.run
@@ -82,17 +82,14 @@ def fail(layouts: list[Layout]) -> list[dict[str, Any]]:
     job = Job(timeout_minutes=2)
     results = []
     for layout in layouts:
-        config = configuration(layout)
-        spec = ModelSpec.from_config(config.model, VOCAB)
-        grid = ParallelLayout.create(config, world_size=job.world_size)
         weights = []
         errors: list[tuple[str, int, str]] = []
         scores: list[bytes] = []
         for with_faults in (False, True):
-            engine = MegatronEngine(config, spec, job.device)
-            rows, dp_rank = short_rows(), grid.coordinates(job.rank).data
+            built, rows = build(layout, job), short_rows()
+            engine = built.engine
             counted = counted_collectives(engine, rows)
-            engine.train_step(batch(0, grid, dp_rank), RATE)
+            built.step(0)
             for place in PLACES if with_faults else ():
                 for rank in range(job.world_size):
                     scores.append(engine.score(rows).log_prob_P.tobytes())
@@ -105,7 +102,7 @@ def fail(layouts: list[Layout]) -> list[dict[str, Any]]:
                     if fault is not None:
                         fault.remove()
                     scores.append(engine.score(rows).log_prob_P.tobytes())
-            engine.train_step(batch(1, grid, dp_rank), RATE)
+            built.step(1)
             weights.append(full_weights(engine))
             engine.close()
         results.append({"weights": weights, "errors": errors, "scores": scores, "counted": counted})

@@ -10,13 +10,10 @@ import torch
 
 from pretrain.engine.base import GenerationRequest
 from pretrain.engine.job import Job
-from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron.engine import MegatronEngine
-from pretrain.engine.megatron.generate import generate_ids
-from pretrain.engine.megatron.in_step import InStep, collectives
+from pretrain.engine.sharded.generate import generate_ids
+from pretrain.engine.sharded.in_step import InStep, collectives
 from pretrain.errors import EngineError
-from pretrain.model.spec import ModelSpec
-from tests.parity.workers import RATE, VOCAB, Layout, batch, configuration, full_weights
+from tests.parity.workers import VOCAB, Layout, build, full_weights
 
 LENGTHS = (1, 2, 3, 5, 8, 13, 17, 21, 34, 40, 7, 7)
 NEW_TOKENS = (12, 20, 1, 9, 20, 16, 20, 3, 20, 11, 20, 20)
@@ -45,7 +42,7 @@ def stopping_requests() -> list[GenerationRequest]:
     ]
 
 
-def counted_passes(engine: MegatronEngine) -> list[tuple[int, int]]:
+def counted_passes(engine: Any) -> list[tuple[int, int]]:
     """(collectives counted by the group, collectives expected) of each pass of a generation."""
     found: list[tuple[int, int]] = []
     original = InStep.run
@@ -64,29 +61,32 @@ def counted_passes(engine: MegatronEngine) -> list[tuple[int, int]]:
     return found
 
 
-def failure(engine: MegatronEngine, job: Job) -> str:
+def failure(engine: Any, job: Job) -> str:
     """What a rank says when the last one runs out of memory in its sixth pass."""
     passes = 0
 
-    def fail(*_: Any) -> None:
+    mlp = engine._chunks[0].decoder.layers[-1].mlp
+    forward = mlp.forward
+
+    def fail(*arguments: Any, **options: Any) -> Any:
         nonlocal passes
         passes += 1
         if passes == 6:
             raise MemoryError("no memory")
+        return forward(*arguments, **options)
 
-    layer = engine._chunks[0].decoder.layers[-1].mlp
-    hook = layer.register_forward_pre_hook(fail) if job.rank == job.world_size - 1 else None
+    if job.rank == job.world_size - 1:
+        mlp.forward = fail
     try:
         engine.generate(plain_requests())
     except EngineError as error:
         return str(error)
     finally:
-        if hook is not None:
-            hook.remove()
+        mlp.forward = forward
     return "none"
 
 
-def refusals(engine: MegatronEngine, job: Job) -> list[str]:
+def refusals(engine: Any, job: Job) -> list[str]:
     """What is said to requests that differ between ranks, and to an empty prompt."""
     said = []
     for request in (GenerationRequest([1 + job.rank], 2), GenerationRequest([], 2), GenerationRequest([1], 0)):
@@ -104,14 +104,11 @@ def run(layouts: list[Layout]) -> list[dict[str, Any]]:
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        config = configuration(layout)
-        config.model.init_std = 0.4  # far from uniform: the two likeliest tokens differ by more than fp32 noise
-        spec = ModelSpec.from_config(config.model, VOCAB)
-        grid = ParallelLayout.create(config, world_size=job.world_size)
-        dp_rank = grid.coordinates(job.rank).data
         result: dict[str, Any] = {"weights": []}
         for generating in (False, True):
-            engine = MegatronEngine(config, spec, job.device)
+            # Far from uniform: the two likeliest tokens differ by more than fp32 noise.
+            built = build(layout, job, init_std=0.4)
+            engine = built.engine
             if generating:
                 result["start"] = full_weights(engine)
                 result["plain"] = engine.generate(plain_requests())
@@ -119,7 +116,7 @@ def run(layouts: list[Layout]) -> list[dict[str, Any]]:
                 result["nothing"] = engine.generate([])
                 result["refused"] = refusals(engine, job)
                 result["passes"] = counted_passes(engine)
-            engine.train_step(batch(0, grid, dp_rank), RATE)
+            built.step(0)
             if generating:
                 random_state = torch.get_rng_state()
                 again = engine.generate(plain_requests())
@@ -127,7 +124,7 @@ def run(layouts: list[Layout]) -> list[dict[str, Any]]:
                 result["training"] = all(m.training for chunk in engine._chunks for m in chunk.modules())
                 result["failed"] = failure(engine, job)
                 result["same_after_failure"] = engine.generate(plain_requests()) == again
-            engine.train_step(batch(1, grid, dp_rank), RATE)
+            built.step(1)
             result["weights"].append(full_weights(engine))
             engine.close()
         results.append(result)

@@ -12,7 +12,7 @@ from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import RunConfig
 from pretrain.engine.job import Job
-from pretrain.engine.megatron.scorer import MegatronScorer
+from pretrain.engine.sharded.scorer import ModelScorer
 from pretrain.model.spec import ModelSpec
 from probes.plan import Plan
 
@@ -47,7 +47,7 @@ def score(payload: tuple[list[tuple[str, dict[str, Any]]], Path, Path]) -> dict[
     for name, parallel in layouts:
         config = run_config(parallel)
         spec = ModelSpec.from_config(config.model, VOCAB)
-        scorer = MegatronScorer(config, spec, job.device)
+        scorer = ModelScorer(config, spec, job.device)
         scorer.load(HuggingFaceSource(model, spec))
         scored = scorer.score(plan.rows)
         digest = hashlib.sha256(scored.log_prob_P.tobytes() + scored.is_greedy_P.tobytes()).hexdigest()

@@ -35,6 +35,12 @@ TWO = [
     Layout("PP2, tied", extra={"pipeline": 2}, tie_embeddings=True),
     Layout("PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
     Layout("CP2", extra={"context": 2}),
+    Layout("ZeRO-0", zero=0),
+    Layout("ZeRO-1", zero=1),
+    Layout("ZeRO-2, offloaded", zero=2, offload="optimizer"),
+    Layout("ZeRO-3", zero=3),
+    Layout("ZeRO-3, offloaded, tied", zero=3, offload="optimizer", tie_embeddings=True),
+    Layout("TP2 x ZeRO-1", zero=1, tensor=2),
 ]
 FOUR = [
     Layout("DP2 x TP2, plain", tensor=2, distributed_optimizer=False),

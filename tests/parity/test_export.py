@@ -26,6 +26,7 @@ LAYOUTS = {
         Layout("PP2 tied", tie_embeddings=True, extra={"pipeline": 2}),
         Layout("PP2xVPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
         Layout("CP2", extra={"context": 2}),
+        Layout("ZeRO-3 tied", zero=3, tie_embeddings=True),
         Layout("DP2 bf16", compute="bf16"),
     ],
 }

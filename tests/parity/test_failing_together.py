@@ -15,11 +15,13 @@ LAYOUTS = [
     Layout("data"),
     Layout("tensor and sequence", tensor=2, sequence=True),
     Layout("pipeline", extra={"pipeline": 2}),
+    Layout("ZeRO-3", zero=3),
+    Layout("tensor and ZeRO-3", tensor=2, zero=3),
     Layout("tensor", tensor=2),
     Layout("interleaved", extra={"pipeline": 2, "virtual_pipeline": 2}),
     Layout("context", extra={"context": 2}),
 ]
-QUICK = 3
+QUICK = 4
 """So many layouts are tested by default."""
 
 every_layout = pytest.mark.parametrize(

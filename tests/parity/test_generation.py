@@ -19,7 +19,9 @@ LAYOUTS = {
     2: [
         Layout("TP2, sequence parallel", tensor=2, sequence=True),
         Layout("PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
+        Layout("ZeRO-3", zero=3),
         Layout("DP2"),
+        Layout("TP2 x ZeRO-3", zero=3, tensor=2),
         Layout("PP2", extra={"pipeline": 2}),
         Layout("CP2", extra={"context": 2}),
         Layout("TP2", tensor=2),

@@ -51,7 +51,7 @@ def reduce(sequence: bool) -> list[np.ndarray]:
     from megatron.core import parallel_state
 
     from pretrain.engine.job import Job
-    from pretrain.engine.megatron import head
+    from pretrain.engine.sharded import head
 
     job = Job(timeout_minutes=5)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=job.world_size)

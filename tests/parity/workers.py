@@ -10,10 +10,10 @@ import torch
 
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import ParallelSection, RunConfig, RunSection, TrainSection
-from pretrain.engine.base import Batch
+from pretrain.engine.base import Batch, Engine, StepResult
+from pretrain.engine.build import build_engine, check_capabilities
 from pretrain.engine.job import Job
 from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron.engine import MegatronEngine
 from pretrain.hooks.validate import ValidationHook
 from pretrain.model.spec import ModelSpec
 
@@ -43,6 +43,8 @@ class Layout:
     z_loss: float = 0.0
     transformer_engine: bool = False
     score: bool = False
+    zero: int | None = None  # DeepSpeed's stage; None is Megatron
+    offload: str = ""  # what DeepSpeed keeps on the CPU: `optimizer`, `optimizer and parameters`
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +76,42 @@ def configuration(layout: Layout) -> RunConfig:
     config.optimizer.z_loss = layout.z_loss
     config.engine.recompute = layout.recompute
     config.engine.transformer_engine = layout.transformer_engine
+    if layout.zero is not None:
+        config.engine.name, config.engine.zero_stage = "deepspeed", layout.zero
+        config.engine.distributed_optimizer = config.engine.overlap_param_gather = False
+        config.engine.overlap_grad_reduce = layout.zero > 0
+        config.engine.offload_optimizer = "cpu" if "optimizer" in layout.offload else "none"
+        config.engine.offload_parameters = "cpu" if "parameters" in layout.offload else "none"
+        # Parameters below 100,000 elements, all of this model's, would stay whole at stage 3.
+        config.engine.deepspeed = (
+            {"zero_optimization": {"stage3_param_persistence_threshold": 100}} if layout.zero == 3 else {}
+        )
     return config
+
+
+@dataclass
+class Built:
+    """An engine under a layout, and this rank's place in it."""
+
+    engine: Engine
+    spec: ModelSpec
+    grid: ParallelLayout
+    dp_rank: int
+
+    def step(self, number: int, rate: float = RATE, *, observe: bool = False) -> StepResult:
+        """Trains on the batch of a step."""
+        return self.engine.train_step(batch(number, self.grid, self.dp_rank), rate, observe=observe)
+
+
+def build(layout: Layout, job: Job, *, seed: int = 3, init_std: float = 0.05) -> Built:
+    """The engine that a user's configuration of this layout gives; every rank calls it."""
+    config = configuration(layout)
+    config.run.seed, config.model.init_std = seed, init_std
+    problems = list(check_capabilities(config, world_size=job.world_size))
+    assert not problems, problems
+    spec = ModelSpec.from_config(config.model, VOCAB)
+    grid = ParallelLayout.create(config, world_size=job.world_size)
+    return Built(build_engine(config, spec, job.device), spec, grid, grid.coordinates(job.rank).data)
 
 
 def sample(index: int) -> np.ndarray:
@@ -97,7 +134,7 @@ def batch(step: int, layout: ParallelLayout, dp_rank: int) -> Batch:
     return Batch(tokens, first_sample=step * BATCH, num_samples=BATCH, source_tokens={})
 
 
-def full_weights(engine: MegatronEngine) -> list[tuple[str, tuple[int, ...], tuple[int, ...], int, np.ndarray]]:
+def full_weights(engine: Engine) -> list[tuple[str, tuple[int, ...], tuple[int, ...], int, np.ndarray]]:
     """This rank's fp32 weights, to be put together by `assemble`."""
     return [
         (
@@ -129,17 +166,14 @@ def train(layouts: list[Layout], steps: int = 20) -> list[dict[str, Any]]:
     job = Job(timeout_minutes=5)
     results = []
     for layout in layouts:
-        config = configuration(layout)
-        spec = ModelSpec.from_config(config.model, VOCAB)
-        grid = ParallelLayout.create(config, world_size=job.world_size)
-        engine = MegatronEngine(config, spec, job.device)
-        hook, dp_rank = validation(), grid.coordinates(job.rank).data
+        built, hook = build(layout, job), validation()
+        engine = built.engine
         start = full_weights(engine) if job.world_size == 1 else None
         losses, norms, z_losses, held_out = [], [], [], []
         for step in range(steps):
             if layout.score and step % 5 == 0:
                 held_out.append(-engine.score(hook._rows).log_prob_P.mean())
-            result = engine.train_step(batch(step, grid, dp_rank), RATE)
+            result = built.step(step)
             losses.append(result.loss)
             norms.append(result.grad_norm)
             z_losses.append(result.z_loss)

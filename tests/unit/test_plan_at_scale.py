@@ -255,7 +255,7 @@ def _kept(config: RunConfig, keep: int | None, export: str) -> Any:
 
 def _measure(_: Any) -> dict[str, Any]:
     """All that needs Megatron-core, in a worker."""
-    from pretrain.engine.megatron.dry_run import build_shard
+    from pretrain.engine.sharded.dry_run import build_shard
 
     seven = compose(["experiment=amber_7b", "parallel.tensor=8", "parallel.pipeline=4"])
     spec = _spec(seven)
@@ -274,7 +274,7 @@ def _measure(_: Any) -> dict[str, Any]:
 
 
 def _covered(overrides: tuple[str, ...], world_size: int) -> tuple[bool, int]:
-    from pretrain.engine.megatron.dry_run import build_shard
+    from pretrain.engine.sharded.dry_run import build_shard
     from pretrain.plan import make_plan
 
     config = _small(overrides)
@@ -284,7 +284,7 @@ def _covered(overrides: tuple[str, ...], world_size: int) -> tuple[bool, int]:
 
 
 def _faults() -> tuple[bool, str, str]:
-    from pretrain.engine.megatron.dry_run import build_shard, check_shard, covers_model
+    from pretrain.engine.sharded.dry_run import build_shard, check_shard, covers_model
     from pretrain.errors import EngineError
 
     config = _small(("parallel.pipeline=2",))
@@ -309,16 +309,15 @@ def _forward(overrides: tuple[str, ...], world_size: int, rank: int) -> int:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from pretrain.engine.device import prepare_device
-    from pretrain.engine.megatron import groups
-    from pretrain.engine.megatron.engine import _recompute_options
-    from pretrain.model.gpt import build_chunks, transformer_config
+    from pretrain.engine.sharded import groups
+    from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 
     config = _small((*overrides, *ONE_MICROBATCH))
     spec, parallel = _spec(config), config.parallel
     prepare_device()
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     groups.start(config)
-    megatron = transformer_config(config, spec, **_recompute_options(config))
+    megatron = transformer_config(config, spec, **recompute_options(config))
     [model] = build_chunks(config, spec, megatron)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}

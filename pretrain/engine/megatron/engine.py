@@ -18,15 +18,17 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import Batch, Capabilities, GenerationRequest, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.base import Batch, GenerationRequest, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.capabilities import MEGATRON
 from pretrain.engine.initialize import initialize
-from pretrain.engine.megatron import groups
 from pretrain.engine.megatron.alone import Alone
-from pretrain.engine.megatron.dynamics import Observer
-from pretrain.engine.megatron.generate import generate_ids
-from pretrain.engine.megatron.score import evaluation, score_rows
-from pretrain.engine.megatron.shards import MegatronState, blocks_of
-from pretrain.model.gpt import build_chunks, transformer_config
+from pretrain.engine.megatron.shards import MegatronState
+from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.blocks import blocks_of
+from pretrain.engine.sharded.dynamics import Observer
+from pretrain.engine.sharded.generate import generate_ids
+from pretrain.engine.sharded.score import evaluation, score_rows
+from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.layers.attention import zigzag_positions
 from pretrain.model.spec import ModelSpec
 
@@ -40,19 +42,12 @@ class MegatronEngine:
         device: where this rank computes.
     """
 
-    capabilities = Capabilities(
-        tensor=True,
-        pipeline=True,
-        virtual_pipeline=True,
-        context=True,
-        sequence=True,
-        precisions=("bf16", "fp32"),
-    )
+    capabilities = MEGATRON
 
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
         self._config, self._spec, self._device = config, spec, device
         groups.start(config)
-        self._megatron = transformer_config(config, spec, **_pipeline_options(config), **_recompute_options(config))
+        self._megatron = transformer_config(config, spec, **_pipeline_options(config), **recompute_options(config))
         self._chunks = build_chunks(config, spec, self._megatron)
         blocks = blocks_of(self._chunks)
         initialize(blocks, seed=config.run.seed, std=config.model.init_std)
@@ -133,6 +128,10 @@ class MegatronEngine:
             "distributed_optimizer": self._config.engine.distributed_optimizer and self._replicated,
             "compute": self._config.precision.compute,
         }
+
+    def records(self) -> dict[str, str]:
+        """Nothing: the run's own configuration says all."""
+        return {}
 
     def close(self) -> None:
         """Takes the process groups down."""
@@ -261,15 +260,6 @@ def _pipeline_options(config: RunConfig) -> dict[str, Any]:
         "overlap_p2p_comm": interleaved,
         "deallocate_pipeline_outputs": False,
     }
-
-
-def _recompute_options(config: RunConfig) -> dict[str, Any]:
-    """Which activations are computed again in backward instead of kept."""
-    if config.engine.recompute == "full":
-        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    if config.engine.recompute == "selective":
-        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
-    return {}
 
 
 def _scaled_sum(losses: torch.Tensor, *, scale: float) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:

@@ -15,7 +15,7 @@ def share_of_parts(score: Callable[[], Any]) -> dict[str, float]:
     from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
-    from pretrain.engine.megatron.head import Head
+    from pretrain.engine.sharded.head import Head
     from pretrain.model.layers.attention import CoreAttention, TreeMask
 
     places: list[tuple[Any, str, str]] = [

@@ -98,7 +98,7 @@ prepare_device()
 from megatron.core import parallel_state
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import RunConfig
-from pretrain.engine.megatron.shards import blocks_of
+from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.model.gpt import build_chunks, transformer_config
 from pretrain.model.spec import ModelSpec
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

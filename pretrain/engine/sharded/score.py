@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,21 +23,24 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
-from pretrain.engine.megatron import groups
-from pretrain.engine.megatron.head import Head
-from pretrain.engine.megatron.in_step import InStep
+from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.head import Head
+from pretrain.engine.sharded.in_step import InStep
 from pretrain.errors import EngineError
 from pretrain.model.layers.attention import TreeMask
 from pretrain.model.layers.cache import CachedAttention
 
 
-def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> TokenLogProbs:
+def score_rows(
+    chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int, run: Callable[..., None] | None = None
+) -> TokenLogProbs:
     """Log-probabilities of every (position, target) pair. Every rank calls it with the same rows.
 
     Args:
         chunks: this rank's bare model chunks, in evaluation mode (see `evaluation`).
         rows: what to score.
         vocab_size: true vocabulary, without padding rows.
+        run: how rows pass through the model, with the signature of `run_ring`, which is the default.
 
     Returns:
         The same bits on every rank.
@@ -50,11 +53,13 @@ def score_rows(chunks: Sequence[Any], rows: PackedRows, *, vocab_size: int) -> T
     device = next(chunks[0].parameters()).device
     _refuse_misfits(rows, config, device)
     rank, size = groups.replicas()
-    mine = [rows.rows[i] for i in split_by_tokens([len(r.tokens_S) for r in rows.rows], size)[rank]]
+    shares = split_by_tokens([len(r.tokens_S) for r in rows.rows], size)
+    mine = [rows.rows[i] for i in shares[rank]]
     longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
     head = Head(vocab_size)
     in_step = InStep()
-    _run_ring(chunks, mine, chunks[0].rotary_pos_emb.get_emb(longest), head, in_step)
+    rope_table = chunks[0].rotary_pos_emb.get_emb(longest)
+    (run or run_ring)(chunks, mine, rope_table, head, in_step, most_rows=max(map(len, shares)))
     in_step.agree()
     answers = head.merge(rows.num_pairs, device)
     if dist.get_world_size() > 1:
@@ -122,10 +127,25 @@ def _refuse_misfits(rows: PackedRows, config: Any, device: torch.device) -> None
         )
 
 
-def _run_ring(
-    chunks: Sequence[Any], rows: Sequence[PackedRow], rope_table: torch.Tensor, head: Head, in_step: InStep
+def run_ring(
+    chunks: Sequence[Any],
+    rows: Sequence[PackedRow],
+    rope_table: torch.Tensor,
+    head: Head,
+    in_step: InStep,
+    *,
+    most_rows: int,
 ) -> None:
-    """Runs this replica's rows through the pipeline, one batched exchange per tick; a rank that fails goes on."""
+    """Runs this replica's rows through the pipeline, one batched exchange per tick; a rank that fails goes on.
+
+    Args:
+        chunks: this rank's chunks.
+        rows: this replica's rows.
+        rope_table: rotary embeddings of every position.
+        head: what the last chunk adds to.
+        in_step: keeps a failed rank in step.
+        most_rows: the most that any replica has; without a meaning here, where replicas do not meet.
+    """
     config = chunks[0].config
     device = next(chunks[0].parameters()).device
     stages = parallel_state.get_pipeline_model_parallel_world_size()
@@ -140,7 +160,7 @@ def _run_ring(
         out, at = None, tick - stage
         if 0 <= at < len(ticks) and ticks[at][0] is not None:
             index, virtual = ticks[at]
-            work = functools.partial(_pass, chunks[virtual], index, rows[index], masks, rope_table, received, head)
+            work = functools.partial(run_chunk, chunks[virtual], index, rows[index], masks, rope_table, received, head)
             out = in_step.run(chunks[virtual], rows[index], work)
             if virtual == len(chunks) - 1:
                 masks.pop(index, None)
@@ -159,7 +179,7 @@ def _run_ring(
             request.wait()
 
 
-def _pass(
+def run_chunk(
     model: Any,
     index: int,
     row: PackedRow,

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from pretrain.engine.base import GenerationRequest, PackedRow
-from pretrain.engine.megatron import groups
-from pretrain.engine.megatron.head import pick
-from pretrain.engine.megatron.in_step import InStep
-from pretrain.engine.megatron.score import forward_row, split_by_tokens
+from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.head import pick
+from pretrain.engine.sharded.in_step import InStep
+from pretrain.engine.sharded.score import forward_row, split_by_tokens
 from pretrain.errors import EngineError
 from pretrain.model.layers.cache import CachedAttention, Decode, KeyValueCache, Prefill
 

@@ -14,15 +14,15 @@ import torch
 from pretrain.checkpoint.source import TensorSource
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import GenerationRequest, PackedRows, TokenLogProbs
-from pretrain.engine.megatron import groups
-from pretrain.engine.megatron.generate import generate_ids
-from pretrain.engine.megatron.score import evaluation, score_rows
-from pretrain.engine.megatron.shards import blocks_of, fill_weights
+from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.blocks import blocks_of, fill_weights
+from pretrain.engine.sharded.generate import generate_ids
+from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, transformer_config
 from pretrain.model.spec import ModelSpec
 
 
-class MegatronScorer:
+class ModelScorer:
     """Implements `pretrain.engine.base.CheckpointScorer`. Every rank builds one.
 
     Args:

@@ -23,8 +23,8 @@ from pretrain.checkpoint.coverage import Piece, coverage_problem
 from pretrain.config.run import RunConfig
 from pretrain.engine.device import prepare_device
 from pretrain.engine.layout import ParallelLayout
-from pretrain.engine.megatron import groups
-from pretrain.engine.megatron.shards import blocks_of
+from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.errors import EngineError
 from pretrain.model.gpt import build_chunks, transformer_config
 from pretrain.model.spec import ModelSpec
