@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 _SOURCE_KEY = re.compile(r"^(?:data\.sources)\.(?P<name>[^.=]+)\.(?P<field>[^.=]+)$")
+_FREE_KEY = re.compile(r"^\+{0,2}(engine\.deepspeed\.[^=~]+=)", re.DOTALL)
 _SOURCE_OVERRIDE = re.compile(r"^\+{0,2}data\.sources\.(?P<name>[^.={]+)\.(?P<field>[^.=]+)=(?P<value>.*)$", re.DOTALL)
 
 
@@ -55,13 +56,18 @@ def group_options(folders: Sequence[Path]) -> dict[str, list[str]]:
 def expand_sources(overrides: Sequence[str]) -> list[str]:
     """Lets `data.sources.NAME.FIELD=VALUE` add a source: Hydra cannot create a typed entry of a dictionary by key.
 
-    A misspelt name thus makes a source without paths, which `checks` refuses with the nearest right name.
+    A misspelt name thus makes a source without paths, which `checks` refuses with the nearest right name. Keys below
+    `engine.deepspeed` are free: they are added, or replace what is there.
     """
     expanded = []
-    for text in overrides:
+    for text in map(_add_or_replace, overrides):
         match = _SOURCE_OVERRIDE.match(text)
         expanded.append("+data.sources={{{name}:{{{field}:{value}}}}}".format(**match.groupdict()) if match else text)
     return expanded
+
+
+def _add_or_replace(text: str) -> str:
+    return _FREE_KEY.sub(r"++\1", text)
 
 
 def parse(text: str) -> Override:
@@ -108,7 +114,7 @@ def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str 
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override():
         return f"{text}: several values are a sweep. Add -m to run one job for each, or quote a value with commas."
-    if key.split(".")[0] == "hydra" or "/" in key or override.package is not None:
+    if key.split(".")[0] == "hydra" or key.startswith("engine.deepspeed.") or "/" in key or override.package is not None:
         return None
     if override.is_delete():
         return _judge_deletion(key, text, options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from tests.parity.memory_workers import REPEATS
 from tests.parity.workers import Layout
 from tests.support.ranks import run_ranks
 
@@ -32,8 +34,24 @@ def measured() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("name", [layout.name for layouts in LAYOUTS.values() for layout in layouts])
+every_layout = pytest.mark.parametrize("name", [one.name for layouts in LAYOUTS.values() for one in layouts])
+
+
+@every_layout
 def test_memory_after_a_probe_equals_memory_before(name: str, measured: Any) -> None:
     for rank in measured[name]:
-        assert rank["after"] == rank["before"]
-        assert rank["net"] == 0
+        # By size: the random state is put back as a new tensor. Less is allowed: a pipeline stage's last input goes.
+        assert not Counter(rank["after"].values()) - Counter(rank["before"].values())
+
+
+def test_torchs_allocator_gets_everything_back(measured: Any) -> None:
+    assert [rank["net"] for rank in measured["one process"]] == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", LAYOUTS)
+def test_many_probes_do_not_grow_the_heap(world_size: int) -> None:
+    hidden_states = 256 * 64 * 4  # of one of these rows, fp32; a probe that kept one would grow by 20 of them
+    for rank in run_ranks("tests.parity.memory_workers:probe_often", world_size, LAYOUTS[world_size]):
+        # The rest is Python's and gloo's, which come and go.
+        assert max(rank) < REPEATS * hidden_states / 4, dict(zip(LAYOUTS[world_size], rank, strict=True))

@@ -62,17 +62,17 @@ REFUSED = {
     "overlap at stage 0": ("deepspeed_zero0", ["engine.overlap_grad_reduce=true"], "nothing to overlap"),
     "a key of ours": (
         "deepspeed_zero1",
-        ["+engine.deepspeed.gradient_clipping=2.0"],
+        ["engine.deepspeed.gradient_clipping=2.0"],
         "engine.deepspeed.gradient_clipping is decided by optimizer.grad_clip",
     ),
     "a nested key of ours": (
         "deepspeed_zero1",
-        ["+engine.deepspeed.zero_optimization.stage=3"],
+        ["engine.deepspeed.zero_optimization.stage=3"],
         "engine.deepspeed.zero_optimization.stage is decided by engine.zero_stage",
     ),
     "a key that would change training": (
         "deepspeed_zero1",
-        ["+engine.deepspeed.zero_optimization.zero_quantized_gradients=true"],
+        ["engine.deepspeed.zero_optimization.zero_quantized_gradients=true"],
         "is not supported: gradients are reduced in fp32",
     ),
     "ZeRO without DeepSpeed": ("megatron", ["engine.zero_stage=1"], "is an option of DeepSpeed"),
