@@ -1,4 +1,4 @@
-"""The same parity as on CPU, on one GPU: fp32 with TF32 off and on, bf16 with fp32 masters, TransformerEngine."""
+"""The same parity as on CPU, on one GPU: fp32 with TF32 off and on, bf16 with fp32 masters, both engines."""
 
 from __future__ import annotations
 
@@ -50,3 +50,22 @@ def test_transformer_engine_trains_and_validates_like_the_local_layers(compute: 
     np.testing.assert_allclose(te["losses"], local["losses"], rtol=tolerance)
     np.testing.assert_allclose(te["validation"], local["validation"], rtol=tolerance)
     assert [part[0] for part in te["weights"]] == [part[0] for part in local["weights"]], "keys in checkpoints"
+
+
+DEEPSPEED = [
+    Layout("ZeRO-1", zero=1),
+    Layout("ZeRO-2, offloaded", zero=2, offload="optimizer"),
+    Layout("ZeRO-3", zero=3),
+    Layout("ZeRO-3, all offloaded", zero=3, offload="optimizer and parameters"),
+]
+ADAMS = ("torch", "auto", "deepspeed")
+
+
+@pytest.mark.parametrize("adam", ADAMS)
+@pytest.mark.parametrize(("compute", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-4)])
+def test_deepspeed_trains_like_hugging_face_with_every_adam(compute: str, tolerance: float, adam: str) -> None:
+    layouts = [Layout(**{**vars(layout), "compute": compute, "adam": adam}) for layout in DEEPSPEED]
+    found = run_ranks("tests.parity.workers:train", 1, layouts, timeout_seconds=1200)[0]  # the first one compiles
+    oracle = (reference if compute == "fp32" else reference_bf16)(layouts[0], found[0]["start"])
+    for result in found:
+        np.testing.assert_allclose(result["losses"], oracle["losses"], rtol=tolerance, err_msg=result["name"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,16 @@ def test_bf16_trains_like_hugging_face_in_bf16_with_fp32_master_weights() -> Non
             # As between Megatron and the oracle (test_layouts): bf16 keeps 8 bits, sums over many cancel errors.
             np.testing.assert_allclose(rank["losses"], oracle["losses"], rtol=5e-4, err_msg=name)
             np.testing.assert_allclose(rank["norms"], oracle["norms"], rtol=1e-2, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("c++") is None, reason="DeepSpeed's AdamW is compiled on first use: needs a C++ compiler"
+)
+def test_deepspeeds_own_adamw_trains_like_torchs(references: Any) -> None:
+    layouts = [
+        Layout("CPUAdam, ZeRO-2", zero=2, offload="optimizer", adam="deepspeed"),
+        Layout("CPUAdam, ZeRO-3", zero=3, offload="optimizer", adam="deepspeed"),
+    ]
+    for ranks in _train(layouts, 2).values():
+        _agree(ranks, references[_training(PLAIN)])

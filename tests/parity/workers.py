@@ -45,6 +45,7 @@ class Layout:
     score: bool = False
     zero: int | None = None  # DeepSpeed's stage; None is Megatron
     offload: str = ""  # what DeepSpeed keeps on the CPU: `optimizer`, `optimizer and parameters`
+    adam: str = "torch"  # under DeepSpeed
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,6 +82,7 @@ def configuration(layout: Layout) -> RunConfig:
         config.engine.distributed_optimizer = config.engine.overlap_param_gather = False
         config.engine.overlap_grad_reduce = layout.zero > 0
         config.engine.offload_optimizer = "cpu" if "optimizer" in layout.offload else "none"
+        config.engine.adam = layout.adam
         config.engine.offload_parameters = "cpu" if "parameters" in layout.offload else "none"
         # Parameters below 100,000 elements, all of this model's, would stay whole at stage 3.
         config.engine.deepspeed = (
