@@ -114,7 +114,12 @@ def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str 
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override():
         return f"{text}: several values are a sweep. Add -m to run one job for each, or quote a value with commas."
-    if key.split(".")[0] == "hydra" or key.startswith("engine.deepspeed.") or "/" in key or override.package is not None:
+    if (
+        key.split(".")[0] == "hydra"
+        or key.startswith("engine.deepspeed.")
+        or "/" in key
+        or override.package is not None
+    ):
         return None
     if override.is_delete():
         return _judge_deletion(key, text, options)

@@ -19,13 +19,6 @@ LAST = "checkpoints/step_00000024"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("work")
-    runs.write_text(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """An uninterrupted run at stage 3, started by torchrun."""
     log = folder / "whole.log"

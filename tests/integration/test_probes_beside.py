@@ -24,13 +24,6 @@ OF_THE_RUN = ("run", "step", "tokens", "flops", "config_hash")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("work")
-    runs.write_text(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def inline(folder: Path) -> Path:
     """A run of two data-parallel processes that was probed inline."""
     log = folder / "inline.log"

@@ -18,13 +18,6 @@ LAST = "checkpoints/step_00000024"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("work")
-    runs.write_text(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """An uninterrupted run with probes and exports."""
     log = folder / "whole.log"

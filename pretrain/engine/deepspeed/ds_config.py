@@ -120,19 +120,27 @@ def own_key_problems(extra: Mapping[str, Any]) -> Iterator[str]:
 
 def validation_problems(config: RunConfig) -> list[str]:
     """What DeepSpeed itself says of the configuration, and keys that it never looks at; imports DeepSpeed."""
+    from pretrain.engine.deepspeed.package import load_deepspeed
+
+    load_deepspeed()
     from deepspeed.runtime.config import DeepSpeedConfig
 
     given = _Watched(build_ds_config(config, data_parallel=1))
     try:
         DeepSpeedConfig(given)
     except Exception as error:  # noqa: BLE001 (pydantic's, assertions and plain ones: all mean the same here)
-        reason = " ".join(str(error).split())
-        return [f"engine.deepspeed={dict(config.engine.deepspeed)} is refused by DeepSpeed: {reason}"]
+        return [f"engine.deepspeed={dict(config.engine.deepspeed)} is refused by DeepSpeed: {_reason(error)}."]
     unknown = [key for key in config.engine.deepspeed if key not in given.asked]
     return [
         f"engine.deepspeed.{key} is no key of DeepSpeed.{did_you_mean(key, sorted(given.asked))} Remove it."
         for key in unknown
     ]
+
+
+def _reason(error: Any) -> str:
+    if isinstance(error, ValueError) and hasattr(error, "errors"):  # pydantic's, without its links
+        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Watched(dict[str, Any]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from megatron.core import parallel_state
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, StepResult, TokenLogProbs
 from pretrain.engine.capabilities import DEEPSPEED
+from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of
@@ -26,8 +26,6 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.spec import ModelSpec
-
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # else it warns of its guess
 
 
 class DeepSpeedEngine:
@@ -42,8 +40,7 @@ class DeepSpeedEngine:
     capabilities = DEEPSPEED
 
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
-        import deepspeed
-
+        deepspeed = load_deepspeed()
         from pretrain.engine.deepspeed.adam import build_adam
         from pretrain.engine.deepspeed.ds_config import FILE_NAME, build_ds_config
         from pretrain.engine.deepspeed.mpu import ModelParallelUnit
@@ -51,7 +48,6 @@ class DeepSpeedEngine:
 
         self._config, self._spec, self._device = config, spec, device
         self._stage = config.engine.zero_stage or 0
-        _quieten(deepspeed)
         groups.start(config)
         self._replicas = groups.replicas()[1]
         self._chunks = build_chunks(config, spec, transformer_config(config, spec, **recompute_options(config)))
@@ -205,16 +201,3 @@ class DeepSpeedEngine:
             square += torch.linalg.vector_norm(grad, dtype=torch.float64).square()
         dist.all_reduce(square, group=parallel_state.get_tensor_model_parallel_group())
         return math.sqrt(square.item())
-
-
-def _quieten(deepspeed: Any) -> None:
-    """Leaves DeepSpeed's warnings and drops its account of itself; on CPU, spares it a compiler.
-
-    Without this `deepspeed.initialize` builds a shared-memory all-reduce for CPU with ninja, every first time, which
-    gloo does as well.
-    """
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if not torch.cuda.is_available():
-        from deepspeed import ops
-
-        ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from deepspeed.utils import safe_get_local_grad
 
-from pretrain.checkpoint.blocks import KINDS, Chunk, cut, replica_share
+from pretrain.checkpoint.blocks import KINDS, Chunk
 from pretrain.engine.deepspeed.adam import adam_state
-from pretrain.engine.sharded import groups
-from pretrain.engine.sharded.blocks import Blocks
+from pretrain.engine.sharded.blocks import Blocks, Range, chunks_of
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.reader import CheckpointReader
     from pretrain.checkpoint.source import TensorSource
-
-_Range = tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]
-"""A parameter, the flat element of it at which the range begins, and 1-D views per kind."""
 
 
 class DeepSpeedState:
@@ -48,16 +44,7 @@ class DeepSpeedState:
                 backward of a step and its update.
         """
         self.ensure_moments()
-        if self._stage:
-            for parameter, start, views in self._ranges(gradients=gradients):
-                yield from cut(self._blocks[parameter], start, views)
-            return
-        rank, size = groups.replicas()
-        held = {parameter: views for parameter, _, views in self._ranges(gradients=gradients)}
-        owned = [p for p in self._parameters if self._blocks[p][0].is_owner]
-        for index, first, last in replica_share([p.numel() for p in owned], replica=rank, num_replicas=size):
-            part = {kind: view[first:last] for kind, view in held[owned[index]].items()}
-            yield from cut(self._blocks[owned[index]], first, part)
+        return chunks_of(self._blocks, self._ranges(gradients=gradients), replicated=self._stage == 0)
 
     def optimizer_step(self) -> int:
         """Updates applied so far, as Adam's bias correction counts them; 0 before the first."""
@@ -97,7 +84,7 @@ class DeepSpeedState:
             return list(self._engine.optimizer.fp32_partitioned_groups_flat)
         return [p for group in self._adam.param_groups for p in group["params"]]
 
-    def _ranges(self, *, gradients: bool = False) -> Iterator[_Range]:
+    def _ranges(self, *, gradients: bool = False) -> Iterator[Range]:
         for parameter in self._parameters:
             found = (self._whole, self._fragment, self._fragment, self._partition)[self._stage](parameter)
             if found is None:

@@ -14,9 +14,8 @@ import torch
 from megatron.core.optimizer import ChainedOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-from pretrain.checkpoint.blocks import KINDS, Chunk, cut, replica_share
-from pretrain.engine.sharded import groups
-from pretrain.engine.sharded.blocks import Blocks, fill_weights
+from pretrain.checkpoint.blocks import KINDS, Chunk
+from pretrain.engine.sharded.blocks import Blocks, Range, chunks_of, fill_weights
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.reader import CheckpointReader
@@ -67,18 +66,7 @@ class MegatronState:
                 `prepare_grads` and the next step.
         """
         self.ensure_moments()
-        if self._sharded:
-            for parameter, start, views in self._ranges(gradients=gradients):
-                yield from cut(self._blocks[parameter], start, views)
-            return
-        rank, size = groups.replicas()
-        held = {parameter: views for parameter, _, views in self._ranges(gradients=gradients)}
-        owned = [p for p in self._parameters if self._blocks[p][0].is_owner]
-        sizes = [p.numel() for p in owned]
-        for index, first, last in replica_share(sizes, replica=rank, num_replicas=size):
-            parameter = owned[index]
-            part = {kind: view[first:last] for kind, view in held[parameter].items()}
-            yield from cut(self._blocks[parameter], first, part)
+        return chunks_of(self._blocks, self._ranges(gradients=gradients), replicated=not self._sharded)
 
     @torch.no_grad()
     def load(self, reader: CheckpointReader) -> None:
@@ -105,7 +93,7 @@ class MegatronState:
             return int(next((g["step"] for g in optimizer.optimizer.param_groups if "step" in g), 0))
         return 0
 
-    def _ranges(self, *, gradients: bool = False) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]]:
+    def _ranges(self, *, gradients: bool = False) -> Iterator[Range]:
         for optimizer in self._optimizers:
             adam = optimizer.optimizer
             if isinstance(optimizer, DistributedOptimizer):

@@ -7,7 +7,7 @@ communicates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,8 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-from pretrain.checkpoint.blocks import Block
+from pretrain.checkpoint.blocks import Block, Chunk, cut, replica_share
+from pretrain.engine.sharded import groups
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.source import TensorSource
@@ -75,3 +76,27 @@ def fill_weights(blocks: Blocks, source: TensorSource) -> None:
     """
     for parameter, parts in blocks.items():
         source.fill(parts, "param", parameter.data.view(-1), 0)
+
+
+Range = tuple[torch.nn.Parameter, int, dict[str, torch.Tensor]]
+"""A parameter, the flat element of it at which a range begins, and 1-D views of the range per kind."""
+
+
+def chunks_of(blocks: Blocks, ranges: Iterable[Range], *, replicated: bool) -> Iterator[Chunk]:
+    """What this rank writes of its state.
+
+    Args:
+        blocks: see `blocks_of`.
+        ranges: what this rank holds.
+        replicated: every replica holds all of it, and they share the work evenly; else each writes what it holds.
+    """
+    if not replicated:
+        for parameter, start, views in ranges:
+            yield from cut(blocks[parameter], start, views)
+        return
+    rank, size = groups.replicas()
+    held = {parameter: views for parameter, _, views in ranges}
+    owned = [parameter for parameter in blocks if blocks[parameter][0].is_owner]
+    for index, first, last in replica_share([p.numel() for p in owned], replica=rank, num_replicas=size):
+        part = {kind: view[first:last] for kind, view in held[owned[index]].items()}
+        yield from cut(blocks[owned[index]], first, part)
