@@ -14,13 +14,15 @@ import numpy as np
 
 from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
-from pretrain.data.order import SampleOrder
+from pretrain.data.order import SampleLocations, SampleOrder
 from pretrain.data.prepare import PreparedData
 from pretrain.data.tokens import TokenStream
 from pretrain.engine.base import Batch
 from pretrain.errors import ConfigError
 
 _BATCHES_AHEAD = 2
+_LOCATED_AT_ONCE = 1024
+"""Samples whose places are looked up together: for few at a time numpy's calls would cost more than its work."""
 
 
 def sample_order(config: RunConfig, prepared: PreparedData) -> SampleOrder:
@@ -77,6 +79,7 @@ class BatchLoader:
         self._order = order
         self._streams = [streams[name] for name in order.sources]
         self._batch_sizes = batch_sizes
+        self._located: tuple[int, SampleLocations] | None = None  # first sample, places from there on
         # Of each batch size, the places in the global batch that are this rank's.
         self._slots_MB = {
             size: np.arange(size).reshape(size // at_once, dp_size, micro_batch_size)[:, dp_rank] for size in sizes
@@ -86,7 +89,7 @@ class BatchLoader:
         """This rank's share of the global batch that starts at a sample index; a pure function of the index."""
         order, length = self._order, self._order.sequence_length
         num_samples = self._batch_sizes.at_sample(first_sample)
-        found, slots_MB = order.locate(first_sample, num_samples), self._slots_MB[num_samples]
+        found, slots_MB = self._locate(first_sample, num_samples), self._slots_MB[num_samples]
         tokens_MBT = np.empty((*slots_MB.shape, length + 1), dtype=np.int32)
         rows = tokens_MBT.reshape(-1, length + 1)
         for row, slot in zip(rows, slots_MB.flat, strict=True):
@@ -94,6 +97,15 @@ class BatchLoader:
         samples = np.bincount(found.source, minlength=len(order.sources))
         source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
         return Batch(tokens_MBT, first_sample, num_samples, source_tokens)
+
+    def _locate(self, first_sample: int, count: int) -> SampleLocations:
+        start, known = self._located or (0, None)
+        at = first_sample - start
+        if known is None or not 0 <= at <= len(known.source) - count:
+            start, at, known = first_sample, 0, self._order.locate(first_sample, max(count, _LOCATED_AT_ONCE))
+            self._located = start, known
+        part = slice(at, at + count)
+        return SampleLocations(known.source[part], known.epoch[part], known.window[part])
 
     def iterate(self, first_sample: int) -> BatchIterator:
         """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`."""

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
@@ -234,7 +234,7 @@ class MegatronEngine:
             observer.before_update(self._state.chunks(gradients=True))
         if unusable:
             return math.inf
-        grad_norm = float(self._optimizer.get_grad_norm())
+        grad_norm = self._grad_norm()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return grad_norm
         clip = self._config.optimizer.grad_clip
@@ -244,6 +244,24 @@ class MegatronEngine:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
         self._optimizer.step_with_ready_grads()
         return grad_norm
+
+    def _grad_norm(self) -> float:
+        """L2 norm over the whole model, before clipping; the same on every rank.
+
+        Which gradients count, and over which ranks, Megatron knows. Its own norm, without Apex or TransformerEngine,
+        asks one gradient after the other and waits for the device each time.
+        """
+        chained = isinstance(self._optimizer, ChainedOptimizer)
+        total = 0.0
+        for optimizer in self._optimizer.chained_optimizers if chained else [self._optimizer]:
+            grads, group = optimizer.get_main_grads_for_grad_norm(), optimizer.get_grad_stats_parallel_group()
+            square = torch.zeros((), dtype=torch.float64, device=self._device)
+            if grads:
+                square = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+            if dist.get_world_size(group) > 1:
+                dist.all_reduce(square, group=group)
+            total += square.item()
+        return math.sqrt(total)
 
 
 def _pipeline_options(config: RunConfig) -> dict[str, Any]:

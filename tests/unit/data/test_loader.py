@@ -73,6 +73,14 @@ def test_a_batch_larger_than_an_epoch_is_read_across_epochs(config: RunConfig, p
     assert np.array_equal(batch.tokens_MBT[:4].reshape(8, 33), expected_samples(config, prepared, 10**6, 8))
 
 
+def test_any_batch_can_be_asked_for_after_any_other(config: RunConfig, prepared: PreparedData) -> None:
+    """Places are looked up for many samples at once: batches inside, across the end of and before what is known."""
+    loader = make_loader(config, prepared)
+    for first in (0, 8, 1016, 1020, 1024, 2040, 8, 5000, 4992, 0):
+        got = loader.batch(first).tokens_MBT.reshape(8, 33)
+        assert np.array_equal(got, expected_samples(config, prepared, first, 8)), first
+
+
 def test_iterating_gives_the_batches_one_after_another_from_anywhere(config: RunConfig, prepared: PreparedData) -> None:
     loader = make_loader(config, prepared)
     with loader.iterate(24) as batches:
