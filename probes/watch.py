@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,12 @@ from pretrain.errors import CheckpointError, ProbeError
 from pretrain.track.sink import RunInfo
 from probes.beside import Settings, describe_layout, load_weights, score_in_slices
 from probes.examiner import Examiner
+from probes.generate import generate_texts
+from probes.items import StoredSuite
 from probes.journal import SCORED, Journal, read_rows
 from probes.late import domains_of, show_rest
 from probes.partial import PARTIAL_FOLDER, PartialAnswers
+from probes.request import ProbeTokenizer
 from probes.store import ProbeStore
 from probes.target import Target, checkpoint_target, weights_digest
 
@@ -48,11 +51,13 @@ class Order:
         kind: `score`, `wait` or `end`.
         target: the checkpoint to score.
         digest: of its weights.
+        generate: the model also writes the answers that the suite wants.
     """
 
     kind: str
     target: Target | None = None
     digest: str = ""
+    generate: bool = False
 
 
 class Watcher:
@@ -63,6 +68,9 @@ class Watcher:
         job: the processes.
         scorer: for models of the run's sizes.
         rows: of the plan, on every rank.
+        stored: items of the plan, on every rank.
+        tokenizer: the run's, on every rank.
+        generate: have every checkpoint write answers, not only the run's last one.
         examiner: on rank 0.
         settings: layout and slices.
         poll_seconds: how long to wait before looking again.
@@ -77,13 +85,17 @@ class Watcher:
         job: Job,
         scorer: CheckpointScorer,
         rows: PackedRows,
+        stored: StoredSuite,
+        tokenizer: ProbeTokenizer,
         examiner: Examiner | None,
         settings: Settings,
+        generate: bool = False,
         poll_seconds: float,
         until: str,
     ) -> None:
         self._directory, self._job, self._scorer, self._rows = directory, job, scorer, rows
-        self._examiner, self._settings = examiner, settings
+        self._stored, self._tokenizer = stored, tokenizer
+        self._examiner, self._settings, self._generate = examiner, settings, generate
         self._poll_seconds, self._until = poll_seconds, until
         self._stamp = describe_layout(settings, job)
         self._passed_over: dict[int, str] = {}
@@ -103,7 +115,7 @@ class Watcher:
             if order.kind == "end":
                 break
             if order.target is not None:
-                self._score(order.target, order.digest)
+                self._score(order.target, order)
         self._job.once(self._finish)
 
     def _choose(self) -> Order:
@@ -133,7 +145,7 @@ class Watcher:
             return None
         if self._passed_over.get(step) == digest:
             return None
-        return Order("score", target, digest)
+        return Order("score", target, digest, generate=self._generate or step == self._config.total_steps)
 
     def _todo(self) -> Iterator[int]:
         """Steps to score, oldest first; those whose checkpoint has gone are reported."""
@@ -158,8 +170,9 @@ class Watcher:
         last = _last_step(self._directory / "metrics.jsonl")
         return {step for step in self._seen if step >= last}
 
-    def _score(self, target: Target, digest: str) -> None:
+    def _score(self, target: Target, order: Order) -> None:
         """One checkpoint, on all ranks."""
+        digest = order.digest
         problem = load_weights(self._scorer, target, self._job)
         if problem is not None:
             self._job.once(lambda: self._pass_over(target.facts.step, problem, digest))
@@ -176,16 +189,25 @@ class Watcher:
         scored, seconds = score_in_slices(
             self._scorer, self._rows, partial, self._job, slice_rows=self._settings.slice_rows
         )
-        self._job.once(lambda: self._record(target, digest, partial, scored, seconds))
+        texts = None
+        if order.generate and any(task.prompts for task in self._stored.tasks):
+            texts = generate_texts(self._stored, self._tokenizer, self._scorer).texts
+        self._job.once(lambda: self._record(target, digest, partial, scored, seconds, texts))
 
     def _record(
-        self, target: Target, digest: str, partial: PartialAnswers, scored: TokenLogProbs, seconds: float
+        self,
+        target: Target,
+        digest: str,
+        partial: PartialAnswers,
+        scored: TokenLogProbs,
+        seconds: float,
+        texts: Mapping[int, Sequence[str]] | None,
     ) -> None:
         """Rank 0: metrics of a checkpoint whose rows are all scored."""
         assert self._examiner is not None, "rank 0 has it"
         plan, step = self._examiner.plan, target.facts.step
         try:
-            measurements, answers = self._examiner.examine(scored, target.facts, seconds=seconds)
+            measurements, answers = self._examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
         except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
             self._pass_over(step, f"{type(error).__name__}: {error}", digest)
             partial.remove()

@@ -7,7 +7,8 @@
 A job of its own, started before, during or after training, on other processes or another machine with the same
 disk. What is not given is as in the run's configuration, the layout excepted. It may be killed at any time and
 started again: it goes on where it was. until=finished (the default) leaves when the run has finished and all is
-scored; until=now when all that is there is scored; until=forever never.
+scored; until=now when all that is there is scored; until=forever never. Answers that a suite wants written are
+generated from the run's last checkpoint; generate=true has every one write them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 HELP = "score a run's checkpoints as they come, from a job of its own"
 
-_OWN_KEYS = {"poll_seconds": "whole number", "until": "text"}
+_OWN_KEYS = {"poll_seconds": "whole number", "until": "text", "generate": "flag"}
 _POLL_SECONDS = 15
 _TIMEOUT_MINUTES = 60
 
@@ -69,13 +70,14 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         job.once(take)
-        return _watch(directory, settings, until, poll_seconds, job)
+        return _watch(directory, settings, until, poll_seconds, job, generate=bool(values.get("generate")))
     finally:
         lock.release()
         job.close()
 
 
-def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, job: Job) -> int:
+def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, job: Job, *, generate: bool) -> int:
+    from pretrain.data.tokenizer import Tokenizer
     from probes.beside import open_scorer
     from probes.watch import Watcher, wait_for_run
 
@@ -84,7 +86,7 @@ def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, j
         target = job.once(lambda: wait_for_run(directory, until=until, poll_seconds=poll_seconds, say=_say))
     assert target.config is not None, "the run directory has its config.yaml"
     settings = settings.with_run(target.config)
-    rows, examiner = _prepare(directory, target, settings, job)
+    (rows, stored, model), examiner = _prepare(directory, target, settings, job)
     scorer = open_scorer(target, settings, job)
     try:
         Watcher(
@@ -92,8 +94,11 @@ def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, j
             job=job,
             scorer=scorer,
             rows=rows,
+            stored=stored,
+            tokenizer=Tokenizer(model),
             examiner=examiner,
             settings=settings,
+            generate=generate,
             poll_seconds=poll_seconds,
             until=until,
         ).run()
@@ -103,7 +108,7 @@ def _watch(directory: Path, settings: Settings, until: str, poll_seconds: int, j
 
 
 def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> tuple[Any, Examiner | None]:
-    """The plan's rows on every rank, and on rank 0 what measures."""
+    """The plan's rows and items and the tokenizer's model on every rank, and on rank 0 what measures."""
     from probes.examiner import Examiner
     from probes.journal import Journal
     from probes.target import find_tokenizer, require_add_bos
@@ -112,17 +117,18 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
     made: list[Examiner] = []
 
     def prepare() -> Any:
+        tokenizer = find_tokenizer(target, settings.tokenizer)
         made.append(
             Examiner(
                 settings,
-                find_tokenizer(target, settings.tokenizer),
+                tokenizer,
                 max_length=target.max_length,
                 add_bos=require_add_bos(target, None),
                 cache=directory / PLANS_FOLDER,
             )
         )
         Journal(directory).write("probe_plan", step=target.facts.step, **made[0].describe())
-        return made[0].plan.rows
+        return made[0].plan.rows, made[0].plan.stored, tokenizer.model
 
     return job.once(prepare), made[0] if made else None
 

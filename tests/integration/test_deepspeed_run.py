@@ -62,6 +62,10 @@ def test_a_run_begun_under_megatron_goes_on_under_deepspeed(folder: Path, whole:
     assert engines == ["megatron", "deepspeed"]
     losses = [[row["train/loss"] for row in runs.metrics(path)[1:]] for path in (directory, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-5)  # 24 steps of fp32 sums in another order
+    start = [[row for row in runs.probes(path) if row["step"] == 0] for path in (directory, whole)]
+    for got, expected in zip(*start, strict=True):
+        assert (got["task"], got["metric"]) == (expected["task"], expected["metric"])
+        assert got["value"] == pytest.approx(expected["value"], rel=1e-6, abs=1e-12)  # the same weights
 
 
 @pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])

@@ -13,7 +13,7 @@ from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.engine.base import Engine
 from pretrain.engine.job import Job
 from pretrain.model.spec import ModelSpec
-from tests.parity.workers import LENGTH, RATE, Layout, build
+from tests.parity.workers import LENGTH, RATE, Layout, build, validation
 
 SAVED = 10
 STEPS = 20
@@ -45,18 +45,22 @@ def save_and_continue(payload: tuple[list[Layout], Path]) -> list[dict[str, Any]
 
 
 def load_and_continue(payload: tuple[list[Layout], list[str], Path]) -> list[dict[str, dict[str, Any]]]:
-    """Loads every source under every layout and trains steps 10 to 20; per layout and source: losses and state."""
+    """Loads every source under every layout, scores, and trains steps 10 to 20.
+
+    Per layout and source: losses, state, and the log-probabilities of the weights that were loaded.
+    """
     layouts, sources, root = payload
     job = Job(timeout_minutes=5)
-    results = []
+    results, rows = [], validation()._rows
     for layout in layouts:
         built = build(layout, job)
         engine = built.engine
         found = {}
         for source in sources:  # over the used engine of the source before: nothing of it may remain
             engine.sharded_state().load(CheckpointReader(root / source / f"step_{SAVED:08d}"))
+            log_probs = engine.score(rows).log_prob_P
             losses = [built.step(step, RATE * (1 + step / STEPS)).loss for step in range(SAVED, STEPS)]
-            found[source] = {"losses": losses, "state": _state(engine)}
+            found[source] = {"losses": losses, "state": _state(engine), "log_probs": log_probs}
         results.append(found)
         engine.close()
     job.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.parity.test_checkpoint_layouts import Matrix, continues, continues_bitwise, run_matrix
@@ -44,6 +45,26 @@ def test_a_run_continues_under_the_other_engine(source: str, target: str, quick:
 @pytest.mark.parametrize("name", _names(QUICK))
 def test_the_same_engine_continues_bitwise(name: str, quick: Matrix) -> None:
     continues_bitwise(quick, name)
+
+
+@pytest.mark.parametrize("source", _names(QUICK))
+def test_the_same_weights_score_the_same_bits_under_both_engines(source: str, quick: Matrix) -> None:
+    _, resumed = quick
+    (expected, *others) = (rank[source]["log_probs"] for ranks in resumed.values() for rank in ranks)
+    assert len(others) == 5
+    for log_probs in others:
+        np.testing.assert_array_equal(log_probs, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", _names(LAYOUTS))
+def test_the_same_weights_score_alike_at_every_stage(target: str, whole: Matrix) -> None:
+    _, resumed = whole
+    for source in _names(LAYOUTS):
+        expected = resumed["DP2"][0][source]["log_probs"]
+        for rank in resumed[target]:
+            assert rank[source]["log_probs"].mean() == pytest.approx(expected.mean(), rel=1e-6)
+            np.testing.assert_allclose(rank[source]["log_probs"], expected, rtol=0, atol=1e-5)  # fp32, about 7 nats
 
 
 @pytest.mark.slow

@@ -128,4 +128,10 @@ def test_options_may_stand_anywhere_and_take_their_value_either_way() -> None:
         "mine",
     )
     assert parse_command_line(["--info", "a=1"]).questions == ("--info",)
+
+
+def test_the_rank_that_launchers_add_is_tolerated() -> None:
+    for added in (["--local_rank=1"], ["--local-rank=1"], ["--local_rank", "1"]):
+        line = parse_command_line([*added, "a=1"])
+        assert (line.overrides, line.questions) == (("a=1",), ())
     assert parse_command_line(["--config-dir=mine"]).config_dir == "mine"

@@ -30,6 +30,7 @@ from probes.plan import Plan
 from probes.score import CheckpointFacts
 from probes.store import ProbeStore
 from probes.watch import Watcher
+from tests.unit.probes.conftest import write_task
 
 
 class Job:
@@ -88,6 +89,7 @@ class FakeRun:
 
     def __init__(self, directory: Path, examiner: Examiner, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory, self.examiner, self.scorer = directory, examiner, Scorer()
+        self.tokenizer: Tokenizer | None = None  # asked only where answers are written
         self.config = RunConfig()
         self.config.train.steps, self.config.probe.mode = 40, "beside"
         self.config.checkpoint.early, self.config.checkpoint.every = [0], "10 steps"
@@ -117,13 +119,16 @@ class FakeRun:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "weights").write_text(str(step + 1 if weights is None else weights))
 
-    def watcher(self, until: str = "finished", slice_rows: int = 64) -> Watcher:
+    def watcher(self, until: str = "finished", slice_rows: int = 64, *, generate: bool = False) -> Watcher:
         return Watcher(
             self.directory,
             job=Job(),  # type: ignore[arg-type]
             scorer=self.scorer,
             rows=self.examiner.plan.rows,
+            stored=self.examiner.plan.stored,
+            tokenizer=self.tokenizer,  # type: ignore[arg-type]
             examiner=self.examiner,
+            generate=generate,
             settings=Settings(slice_rows=slice_rows),
             poll_seconds=1.0,
             until=until,
@@ -359,3 +364,38 @@ def test_arguments_make_settings_and_a_run_completes_them() -> None:
     assert (completed.suite, completed.tokens_per_row, completed.precision) == ("demo", 512, "bf16")
     with pytest.raises(ConfigError, match="precision=fp8 is unknown"):
         Settings.from_keys({"precision": "fp8"})
+
+
+@pytest.mark.parametrize(("generate", "expected"), [(False, [40]), (True, [0, 10, 20, 30, 40])])
+def test_answers_are_written_by_the_last_checkpoint_or_by_all(
+    generate: bool, expected: list[int], tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [{"question": f"say {word}", "answer": word} for word in ("stone", "river", "tree")]
+    definition = {
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}:",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 16, "do_sample": False},
+    }
+    write_task(tmp_path, "t_say", items, definition)
+    (tmp_path / "say.yaml").write_text("tasks:\n- {task: t_say, domain: language, generate: true}\n")
+    settings = Settings(suite=str(tmp_path / "say.yaml"), task_paths=[str(tmp_path)], tokens_per_row=128)
+    run = FakeRun(
+        tmp_path / "run",
+        Examiner(settings, tokenizer, max_length=256, add_bos=False, cache=None),
+        monkeypatch,
+    )
+    run.tokenizer = tokenizer
+    river = tokenizer.encode("river")
+
+    def generated(requests: Any) -> list[list[int]]:
+        return [list(river) for _ in requests]
+
+    monkeypatch.setattr(run.scorer, "generate", generated, raising=False)
+    run.save(0, 10, 20, 30, 40)
+    run.event("finished", 40)
+    run.watcher(generate=generate).run()
+    found = {row["step"]: row["value"] for row in run.rows() if row["metric"] == "exact_match"}
+    assert found == dict.fromkeys(expected, pytest.approx(1 / 3))
+    assert run.steps() == [0, 10, 20, 30, 40]
