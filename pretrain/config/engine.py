@@ -27,7 +27,8 @@ class EngineConfig:
     stays ours: scoring gives it token trees, which TransformerEngine's does not take."""
     zero_stage: int | None = None
     """DeepSpeed: what data-parallel ranks share out. 0: nothing, 1: moments and fp32 weights, 2: gradients too, 3: the
-    weights too, which are gathered layer by layer. Null for Megatron."""
+    weights too, which are gathered layer by layer. Null for Megatron. At every stage a rank first builds its
+    tensor-parallel part of the weights whole: for a moment that must fit."""
     offload_optimizer: str = "none"
     """DeepSpeed, stages 1 to 3: `cpu` keeps fp32 weights and moments in host memory and updates them there."""
     offload_parameters: str = "none"
