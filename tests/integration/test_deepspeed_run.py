@@ -68,7 +68,8 @@ def test_a_run_begun_under_megatron_goes_on_under_deepspeed(folder: Path, whole:
         assert got["value"] == pytest.approx(expected["value"], rel=1e-6, abs=1e-12)  # the same weights
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 4])
 def test_a_rank_that_dies_while_it_saves_leaves_only_checkpoints_that_load(
     folder: Path, whole: Path, number: int
 ) -> None:

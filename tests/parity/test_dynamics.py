@@ -192,10 +192,17 @@ def test_figures_of_four_processes_are_those_of_the_whole_model(layout: Layout, 
     _agree(quadruple[layout.name], oracle[layout.tie_embeddings])
 
 
-def test_observing_leaves_losses_and_weights_bitwise_the_same(single: Any, double: Any) -> None:
-    quiet = _observe(ONE, 1, ()) | _observe(TWO, 2, ())
+BITWISE = ("DP2, distributed optimizer", "TP2, sequence parallel", "PP2 x VPP2", "ZeRO-3")
+
+
+@pytest.mark.parametrize("names", [BITWISE, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_observing_leaves_losses_and_weights_bitwise_the_same(
+    names: tuple[str, ...] | None, single: Any, double: Any
+) -> None:
+    two = [layout for layout in TWO if names is None or layout.name in names]
+    quiet = _observe(ONE[:1] if names else ONE, 1, ()) | _observe(two, 2, ())
     observed = {name: [result] for name, result in single.items()} | double
-    assert quiet.keys() == observed.keys()
+    assert quiet.keys() <= observed.keys() and len(quiet) >= 5
     for name, ranks in quiet.items():
         for one, other in zip(ranks, observed[name], strict=True):
             assert one["dynamics"] == [None] * STEPS

@@ -15,6 +15,13 @@ from tests.support.ranks import run_ranks
 
 Z_LOSS = 1e-2  # a hundred times the usual: at the start 0.47 beside a loss of 6.9, so that an error shows
 
+SLOW = [
+    Layout("DP2, plain, overlapped", distributed_optimizer=False),
+    Layout("TP2, plain", tensor=2, distributed_optimizer=False),
+    Layout("DP2, selective recomputation", recompute="selective"),
+    Layout("TP2, tied", tensor=2, tie_embeddings=True),
+    Layout("DP2, distributed optimizer", overlap=False),
+]
 LAYOUTS = {
     1: [
         Layout("one process", micro_batch_size=4),
@@ -24,16 +31,11 @@ LAYOUTS = {
     ],
     2: [
         Layout("DP2, distributed optimizer, overlapped"),
-        Layout("DP2, distributed optimizer", overlap=False),
         Layout("DP2, plain", distributed_optimizer=False, overlap=False),
-        Layout("DP2, plain, overlapped", distributed_optimizer=False),
         Layout("TP2", tensor=2),
-        Layout("TP2, plain", tensor=2, distributed_optimizer=False),
         Layout("TP2, sequence parallel", tensor=2, sequence=True),
-        Layout("TP2, tied", tensor=2, tie_embeddings=True),
         Layout("DP2, no norm decay", decay="matrices"),
         Layout("DP2, full recomputation", recompute="full"),
-        Layout("DP2, selective recomputation", recompute="selective"),
         Layout("PP2", extra={"pipeline": 2}),
         Layout("PP2, tied", extra={"pipeline": 2}, tie_embeddings=True),
         Layout("PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
@@ -142,14 +144,19 @@ def references(single: dict[str, dict[str, Any]]) -> dict[Training, dict[str, An
     return {_training(layout): reference(layout, single[layout.name]["start"]) for layout in LAYOUTS[1]}
 
 
-def _train(world_size: int) -> dict[str, list[dict[str, Any]]]:
-    ranks = run_ranks("tests.parity.workers:train", world_size, LAYOUTS[world_size])
+def _train(world_size: int, layouts: list[Layout] | None = None) -> dict[str, list[dict[str, Any]]]:
+    ranks = run_ranks("tests.parity.workers:train", world_size, layouts or LAYOUTS[world_size])
     return {per_rank[0]["name"]: list(per_rank) for per_rank in zip(*ranks, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def double() -> dict[str, list[dict[str, Any]]]:
     return _train(2)
+
+
+@pytest.fixture(scope="module")
+def double_slow() -> dict[str, list[dict[str, Any]]]:
+    return _train(2, SLOW)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +195,15 @@ def test_one_process_trains_like_hugging_face(layout: Layout, single: Any, refer
 def test_two_processes_train_and_validate_like_one(layout: Layout, double: Any, single: Any, references: Any) -> None:
     _agree(double[layout.name], references[_training(layout)])
     _validates_alike(double[layout.name], layout, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", SLOW, ids=lambda layout: layout.name)
+def test_two_processes_train_like_one_in_further_layouts(
+    layout: Layout, double_slow: Any, single: Any, references: Any
+) -> None:
+    _agree(double_slow[layout.name], references[_training(layout)])
+    _validates_alike(double_slow[layout.name], layout, single)
 
 
 @pytest.mark.slow
