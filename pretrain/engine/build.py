@@ -103,6 +103,11 @@ def _option_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
             "engine.overlap_grad_reduce=true has nothing to overlap at engine.zero_stage=0, which reduces after the "
             "last backward. Set it to false."
         )
+    if stage == 0 and engine.bucket_size is not None:
+        yield (
+            f"engine.bucket_size={engine.bucket_size} is not read at engine.zero_stage=0, where DeepSpeed reduces in "
+            f"buckets of its own. Set it to null."
+        )
     offloads = {
         "offload_optimizer": (engine.offload_optimizer, can.offload_optimizer_stages),
         "offload_parameters": (engine.offload_parameters, can.offload_parameters_stages),

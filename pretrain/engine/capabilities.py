@@ -84,14 +84,6 @@ DEEPSPEED = Capabilities(
 ENGINES = {"megatron": MEGATRON, "deepspeed": DEEPSPEED}
 """By `engine.name`."""
 
-ZERO_PARTS = {
-    0: "nothing",
-    1: "fp32 weights and moments",
-    2: "fp32 weights, moments and gradients",
-    3: "weights, fp32 weights, moments and gradients",
-}
-"""What data-parallel ranks share out at each ZeRO stage."""
-
 
 def table() -> str:
     """Which features combine with which engine, in Markdown: a column for Megatron and one per ZeRO stage."""

@@ -80,7 +80,9 @@ def configuration(layout: Layout) -> RunConfig:
     if layout.zero is not None:
         config.engine.name, config.engine.zero_stage = "deepspeed", layout.zero
         config.engine.distributed_optimizer = config.engine.overlap_param_gather = False
-        config.engine.overlap_grad_reduce = layout.zero > 0
+        config.engine.overlap_grad_reduce = layout.overlap and layout.zero > 0
+        if layout.zero == 0:
+            config.engine.bucket_size = None
         config.engine.offload_optimizer = "cpu" if "optimizer" in layout.offload else "none"
         config.engine.adam = layout.adam
         config.engine.offload_parameters = "cpu" if "parameters" in layout.offload else "none"

@@ -60,6 +60,7 @@ REFUSED = {
     ),
     "parameters at stage 2": ("deepspeed_zero2", ["engine.offload_parameters=cpu"], "needs engine.zero_stage 3, not 2"),
     "overlap at stage 0": ("deepspeed_zero0", ["engine.overlap_grad_reduce=true"], "nothing to overlap"),
+    "buckets at stage 0": ("deepspeed_zero0", ["engine.bucket_size=1000"], "engine.bucket_size=1000 is not read"),
     "a key of ours": (
         "deepspeed_zero1",
         ["engine.deepspeed.gradient_clipping=2.0"],
