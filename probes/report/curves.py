@@ -30,9 +30,6 @@ METRIC_TITLES = {
     "soft_log": "Logarithm of the right answer's share",
     "total_prob": "Probability of all choices together",
 }
-LOWER_IS_BETTER = frozenset(
-    {"gold_bpb", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ppl_gold"}
-)
 _RECORD_ONLY_SUFFIXES = ("_per_token", "_per_char", "_per_byte")
 _TABLE_ONLY = frozenset(
     {"margin", "norm_margin", "soft_log", "total_prob", "acc_rescaled", "acc_norm_rescaled", "ppl_gold"}

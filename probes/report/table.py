@@ -10,7 +10,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.report.curves import LOWER_IS_BETTER, MEAN_TASK, Curve, leading_metrics
+from probes.dynamics.tasks import LOWER_IS_BETTER
+from probes.report.curves import MEAN_TASK, Curve, leading_metrics
 from probes.report.run_files import read_run
 
 _CLEAR_IN_STDERR = 2.0

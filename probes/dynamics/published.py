@@ -1,0 +1,98 @@
+"""Curves of published runs that come with the package: references for a run, and what the methods are proven on.
+
+Numbers only, with their sources in `probes/dynamics/published/README.md`. Parameters are non-embedding where a family's
+paper counts so.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from probes.dynamics.table import CurveTable, RunFacts, Series
+from probes.dynamics.tidy import read_tidy
+
+PYTHIA_TOKENS_PER_STEP = 2_097_152
+PYTHIA_TOTAL_TOKENS = 143_000 * PYTHIA_TOKENS_PER_STEP
+_PYTHIA_NON_EMBEDDING = {
+    "70m": 18_915_328,
+    "160m": 85_056_000,
+    "410m": 302_311_424,
+    "1b": 805_736_448,
+    "1.4b": 1_208_602_624,
+    "2.8b": 2_517_652_480,
+    "6.9b": 6_444_163_072,
+    "12b": 11_327_027_200,
+}
+"""arXiv 2304.01373, table 1."""
+_LADDER_NON_EMBEDDING = {
+    "190M": 190_354_176,
+    "370M": 371_262_464,
+    "760M": 758_220_288,
+    "1B": 1_279_395_840,
+    "peteish7": 6_887_575_552,
+    "peteish13": 13_202_396_160,
+}
+"""arXiv 2412.04403 and its released tables."""
+
+PYTHIA_TASKS = tuple(
+    Series(task, metric)
+    for task, metric in (
+        ("lambada_openai", "acc"),
+        ("piqa", "acc"),
+        ("winogrande", "acc"),
+        ("arc_easy", "acc"),
+        ("arc_challenge", "acc_norm"),
+        ("sciq", "acc"),
+    )
+)
+"""The six tasks on which Pythia leaves chance; `num_fewshot` is to be filled in."""
+
+
+@cache
+def pythia(*, deduped: bool, num_fewshot: int) -> CurveTable:
+    """One of the four sets: eight sizes, 154 or 15 … checkpoints, of Pythia's standard or deduplicated data."""
+    whole = read_tidy(_folder() / "pythia_evals.csv.xz", facts=_pythia_facts(), tokens_per_step=PYTHIA_TOKENS_PER_STEP)
+    family = "pythia-deduped" if deduped else "pythia"
+    runs = {name for name, facts in whole.runs.items() if facts.family == family}
+    return whole.select(runs=runs, keep=lambda curve: curve.num_fewshot == num_fewshot)
+
+
+@cache
+def olmo_ladder() -> CurveTable:
+    """Sixteen runs of 190M to 1B at 1 to 10 times Chinchilla's tokens, four reruns, and OLMo 2 7B and 13B."""
+    return read_tidy(_folder() / "olmo_ladder_compact.csv.xz", facts=_ladder_facts())
+
+
+def ladder_reference_fit() -> dict[str, Any]:
+    """A refit of the ladder's laws, made apart from this package: parameters per task, predictions of 7B and 13B."""
+    content: dict[str, Any] = json.loads((_folder() / "olmo_ladder_reference_fit.json").read_text())
+    return content
+
+
+def _pythia_facts() -> dict[str, RunFacts]:
+    found = {}
+    for size, parameters in _PYTHIA_NON_EMBEDDING.items():
+        for name, family in ((f"pythia-{size}", "pythia"), (f"pythia-{size}-deduped", "pythia-deduped")):
+            label = "pythia-1b-bf16" if name == "pythia-1b" else name
+            found[label] = RunFacts(
+                name=label, family=family, parameters=float(parameters), total_tokens=float(PYTHIA_TOTAL_TOKENS)
+            )
+    return found
+
+
+def _ladder_facts() -> dict[str, RunFacts]:
+    found = {}
+    for size, parameters in _LADDER_NON_EMBEDDING.items():
+        lengths = [f"-{multiple}xC{rerun}" for multiple in (1, 2, 5, 10) for rerun in ("", "-rerun")]
+        endings = ["_eval_full", "_eval_anneal", "_eval_final"] if size.startswith("peteish") else lengths
+        for ending in endings:
+            found[size + ending] = RunFacts(name=size + ending, family="olmo-ladder", parameters=float(parameters))
+    return found
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("probes.dynamics"))) / "published"

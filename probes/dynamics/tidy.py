@@ -1,0 +1,217 @@
+"""The table as rows: (run, step, tokens, task, metric, value, stderr) from and to CSV and Parquet, of any origin.
+
+Column names of other tools are understood (`model`, `shots`); what a column does not say is taken from the names of run
+and task. Fineline's own run directories and lm-eval's result files are read in `probes.dynamics.load`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from pretrain.errors import ProbeError
+from probes.dynamics.table import CurveTable, RunFacts, Series, make_curve
+from probes.dynamics.tasks import chance_of, domain_of
+
+_OTHER_NAMES = {
+    "model": "run",
+    "model_label": "run",
+    "shots": "num_fewshot",
+    "fewshot": "num_fewshot",
+    "score": "value",
+    "std_err": "stderr",
+    "se": "stderr",
+    "n_params": "parameters",
+    "params": "parameters",
+}
+_NEEDED = ("run", "task", "metric", "value")
+_TEXT = ("run", "family", "task", "domain", "metric", "plan")
+_NUMBERS = ("step", "tokens", "value", "stderr", "num_fewshot", "parameters", "total_tokens", "flops", "chance")
+_SIZE = re.compile(r"(?:^|[-_ /])(\d+(?:\.\d+)?)\s*([kmbt])(?=$|[-_ /.])", re.IGNORECASE)
+_POWERS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+def read_tidy(
+    path: Path, *, facts: Mapping[str, RunFacts] | None = None, tokens_per_step: float | None = None
+) -> CurveTable:
+    """A CSV (plain, .gz, .xz, .zst) or Parquet file of one row per score.
+
+    Args:
+        path: needs the columns run (or model), task, metric, value, and step or tokens; knows stderr, num_fewshot (or
+            shots), domain, family, parameters, total_tokens, flops, chance, plan.
+        facts: of runs the file says less of.
+        tokens_per_step: where the file has steps only.
+
+    Raises:
+        ProbeError: the file cannot be read, or columns are missing or hold text where numbers belong.
+    """
+    try:
+        if path.name.endswith(".parquet"):
+            table = pa.parquet.read_table(path)
+        elif path.name.endswith(".xz"):
+            with lzma.open(path) as file:
+                table = pa.csv.read_csv(file)
+        else:
+            table = pa.csv.read_csv(path)
+    except (OSError, pa.ArrowInvalid, lzma.LZMAError, EOFError) as error:
+        raise ProbeError(f"{path} cannot be read as a table of scores: {error}") from error
+    return from_arrow(table, source=str(path), facts=facts, tokens_per_step=tokens_per_step)
+
+
+def from_arrow(
+    table: pa.Table,
+    *,
+    source: str = "the table",
+    facts: Mapping[str, RunFacts] | None = None,
+    tokens_per_step: float | None = None,
+) -> CurveTable:
+    """The same from an Arrow table; `source` names it in errors."""
+    columns = _columns(table, source)
+    if "tokens" not in columns:
+        if tokens_per_step is None:
+            raise ProbeError(
+                f"{source} has no column tokens. Add one, or say how many tokens a step is: --tokens-per-step."
+            )
+        columns["tokens"] = columns["step"] * tokens_per_step
+    if "step" not in columns:
+        columns["step"] = np.round(columns["tokens"] / (tokens_per_step or 1.0))
+    runs, tasks, metrics = (_codes(columns[name]) for name in ("run", "task", "metric"))
+    size = len(columns["value"])
+    shots_R = np.nan_to_num(columns.get("num_fewshot", np.full(size, -1.0)), nan=-1.0).astype(np.int64)
+    plans = _codes(columns["plan"]) if "plan" in columns else (np.zeros(size, np.int64), [""])
+    keys_R = np.stack([runs[0], tasks[0], metrics[0], shots_R, plans[0]], axis=1)
+    unique, group_R = np.unique(keys_R, axis=0, return_inverse=True)
+    order_R = np.argsort(group_R.ravel(), kind="stable")
+    bounds = np.searchsorted(group_R.ravel()[order_R], np.arange(len(unique) + 1))
+    stderr_R = columns.get("stderr", np.full(size, np.nan))
+    curves = []
+    for position in range(len(unique)):
+        rows = order_R[bounds[position] : bounds[position + 1]]
+        run, task, metric, shots, plan = unique[position]
+        name, task_name, metric_name = runs[1][run], tasks[1][task], metrics[1][metric]
+        told = float(columns["chance"][rows[0]]) if "chance" in columns else np.nan
+        curves.append(
+            make_curve(
+                columns["step"][rows],
+                columns["tokens"][rows],
+                columns["value"][rows],
+                stderr_R[rows],
+                run=name,
+                series=Series(task_name, metric_name, int(shots)),
+                domain=str(columns["domain"][rows[0]]) if "domain" in columns else domain_of(task_name),
+                chance=told if np.isfinite(told) else chance_of(task_name, metric_name),
+                plan=plans[1][plan],
+            )
+        )
+    return CurveTable(_facts(columns, runs, facts or {}), curves)
+
+
+def to_arrow(table: CurveTable) -> pa.Table:
+    """One row per score, with what `from_arrow` reads and flops, rescaled score and domain added."""
+    parts: dict[str, list[Any]] = {name: [] for name in ("step", "tokens", "value", "stderr", "flops", "rescaled")}
+    repeated: dict[str, list[Any]] = {
+        name: []
+        for name in ("run", "family", "parameters", "task", "domain", "metric", "num_fewshot", "chance", "plan")
+    }
+    counts = []
+    for curve in table:
+        facts = table.runs[curve.run]
+        counts.append(len(curve))
+        parts["step"].append(curve.step_C)
+        parts["tokens"].append(curve.tokens_C)
+        parts["value"].append(curve.value_C)
+        parts["stderr"].append(curve.stderr_C)
+        parts["flops"].append(facts.flops(curve.tokens_C))
+        known = np.isfinite(curve.chance)
+        parts["rescaled"].append(curve.rescaled().value_C if known else np.full(len(curve), np.nan))
+        for name, value in (
+            ("run", curve.run),
+            ("family", facts.family),
+            ("parameters", facts.parameters),
+            ("task", curve.task),
+            ("domain", curve.domain),
+            ("metric", curve.metric),
+            ("num_fewshot", curve.num_fewshot),
+            ("chance", curve.chance),
+            ("plan", curve.plan),
+        ):
+            repeated[name].append(value)
+    index = np.repeat(np.arange(len(counts)), counts)
+    columns = {
+        name: pa.array(values).dictionary_encode().take(pa.array(index))
+        if name in _TEXT
+        else pa.array(values).take(pa.array(index))
+        for name, values in repeated.items()
+    }
+    columns |= {
+        name: pa.array(np.concatenate(values) if values else [], from_pandas=True) for name, values in parts.items()
+    }
+    return pa.table(columns)
+
+
+def size_in(name: str) -> float | None:
+    """Parameters as a run's name tells them (`pythia-1.4b`, `190M-5xC`); None if it does not."""
+    match = _SIZE.search(name)
+    return float(match[1]) * _POWERS[match[2].lower()] if match else None
+
+
+def family_in(name: str) -> str:
+    """The name without its size."""
+    return re.sub(r"[-_ ]{2,}", "-", _SIZE.sub("-", name)).strip("-_ ")
+
+
+def _columns(table: pa.Table, source: str) -> dict[str, Any]:
+    names = [_OTHER_NAMES.get(name.lower(), name.lower()) for name in table.column_names]
+    table = table.rename_columns(names)
+    missing = [name for name in _NEEDED if name not in names]
+    if missing or not {"step", "tokens"} & set(names):
+        wanted = missing + ([] if {"step", "tokens"} & set(names) else ["step or tokens"])
+        raise ProbeError(
+            f"{source} lacks the column(s) {', '.join(wanted)}; it has {', '.join(table.column_names)}. A table of "
+            f"scores has one row per score: run, step, tokens, task, metric, value, and stderr where known."
+        )
+    columns: dict[str, Any] = {}
+    for name in names:
+        if name in _TEXT:
+            columns[name] = table[name].combine_chunks().cast(pa.string()).fill_null("").dictionary_encode()
+        elif name in _NUMBERS:
+            try:
+                columns[name] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            except pa.ArrowInvalid as error:
+                raise ProbeError(f"{source}, column {name}: {error}. Numbers are wanted there.") from error
+    columns["domain"] = columns["domain"].to_numpy(zero_copy_only=False) if "domain" in columns else None
+    if columns["domain"] is None:
+        del columns["domain"]
+    return columns
+
+
+def _codes(column: Any) -> tuple[np.ndarray, list[str]]:
+    return column.indices.to_numpy().astype(np.int64), column.dictionary.to_pylist()
+
+
+def _facts(
+    columns: Mapping[str, Any], runs: tuple[np.ndarray, Sequence[str]], known: Mapping[str, RunFacts]
+) -> list[RunFacts]:
+    codes_R, names = runs
+    first = {code: int(row) for code, row in zip(*np.unique(codes_R, return_index=True), strict=True)}
+    found = []
+    for code, name in enumerate(names):
+        facts = known.get(name) or RunFacts(name=name, family=family_in(name), parameters=size_in(name))
+        row = first[code]
+        if "parameters" in columns and np.isfinite(columns["parameters"][row]):
+            facts = replace(facts, parameters=float(columns["parameters"][row]))
+        if "total_tokens" in columns and np.isfinite(columns["total_tokens"][row]):
+            facts = replace(facts, total_tokens=float(columns["total_tokens"][row]))
+        if "family" in columns:
+            facts = replace(facts, family=str(columns["family"][row]))
+        found.append(facts)
+    return found
