@@ -246,7 +246,7 @@ def make_curve(
     chance: float = np.nan,
     plan: str = "",
 ) -> TaskCurve:
-    """A curve from R rows in any order, by tokens; of rows at equal tokens the last counts, of values the finite ones."""
+    """A curve from R rows in any order, by tokens; the last of equal tokens, finite values only."""
     good_R = np.isfinite(value_R) & np.isfinite(tokens_R)
     step_R, tokens_R, value_R, stderr_R = (column[good_R] for column in (step_R, tokens_R, value_R, stderr_R))
     step_R = np.nan_to_num(step_R, nan=-1.0).astype(np.int64)
