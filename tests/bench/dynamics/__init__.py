@@ -1,0 +1,1 @@
+"""How well the methods of `probes.dynamics` do on published runs; `python -m tests.bench.dynamics`."""
