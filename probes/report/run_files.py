@@ -22,6 +22,7 @@ from probes.journal import JOURNAL_FILE
 from probes.report.curves import Curve, Point, curves_of
 
 REQUIRED_FILES = ("config.yaml", "metrics.jsonl")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
 class ReportError(FinelineError):
@@ -74,6 +75,21 @@ class RunFiles:
             except ConfigError:
                 return None
         return -(-int(train["tokens"]) // self.tokens_per_step) if self.tokens_per_step > 1 else None
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens the run was to see; None if the configuration does not say."""
+        train = _section(self.config, "train")
+        if train.get("batch_ramp"):
+            try:
+                return from_plain({"train": train}).total_tokens
+            except ConfigError:
+                return None
+        if isinstance(train.get("tokens"), int) and train.get("steps") is None:
+            return int(train["tokens"])
+        steps, sequences, length = (train.get(key) for key in ("steps", "global_batch_size", "sequence_length"))
+        known = all(isinstance(value, int) for value in (steps, sequences, length))
+        return steps * sequences * length if known else None
 
     @property
     def parameters(self) -> int | None:
@@ -129,11 +145,7 @@ def read_run(directory: Path) -> RunFiles:
                 f"{directory} is not a run directory: {name} is missing. "
                 f"Give the folder of one run, for example runs/demo; it holds {' and '.join(REQUIRED_FILES)}."
             )
-    text = (directory / "config.yaml").read_text(encoding="utf-8", errors="replace")
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ReportError(f"{directory / 'config.yaml'} is not YAML: {error}") from error
+    config, text = read_config(directory)
     by_step: dict[int, dict[str, Any]] = {}
     for row in _rows(directory / "metrics.jsonl"):
         if isinstance(row.get("step"), int) and isinstance(row.get("tokens"), int):
@@ -141,7 +153,7 @@ def read_run(directory: Path) -> RunFiles:
     measurements = list(_rows(directory / "probes.jsonl"))
     return RunFiles(
         directory=directory,
-        config=config if isinstance(config, dict) else {},
+        config=config,
         config_text=text,
         rows=[by_step[step] for step in sorted(by_step)],
         curves=curves_of(measurements),
@@ -150,13 +162,35 @@ def read_run(directory: Path) -> RunFiles:
             for row in measurements
             if isinstance(row.get("step"), int) and _finite(row.get("seconds"))
         },
-        events=[
-            event
-            for name in (JOURNAL_FILE, "events.jsonl")  # a watcher's plan tells chance levels where training has none
-            for event in _rows(directory / name)
-            if isinstance(event.get("kind"), str)
-        ],
+        events=read_events(directory),
     )
+
+
+def read_config(directory: Path) -> tuple[dict[str, Any], str]:
+    """The resolved configuration, plain and as it is in the file.
+
+    Raises:
+        ReportError: the file is missing or is not YAML.
+    """
+    path = directory / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        config = yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path} is not YAML: {error}") from error
+    return config if isinstance(config, dict) else {}, text
+
+
+def read_events(directory: Path) -> list[dict[str, Any]]:
+    """What happened: rows of `watch.jsonl`, whose plan tells chance levels where training has none, then the run's."""
+    return [
+        event
+        for name in (JOURNAL_FILE, "events.jsonl")
+        for event in _rows(directory / name)
+        if isinstance(event.get("kind"), str)
+    ]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
