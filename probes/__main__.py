@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pretrain.errors import FinelineError
 
-COMMANDS = ("report", "compile", "prefetch", "score", "watch")
+COMMANDS = ("report", "compile", "prefetch", "score", "watch", "predict", "compare", "trust", "fit", "state")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
