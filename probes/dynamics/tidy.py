@@ -6,6 +6,7 @@ and task. Fineline's own run directories and lm-eval's result files are read in 
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pretrain.errors import ProbeError
-from probes.dynamics.table import CurveTable, RunFacts, Series, make_curve
+from probes.dynamics.table import CurveTable, RunFacts, TaskCurve
 from probes.dynamics.tasks import chance_of, domain_of
 
 _OTHER_NAMES = {
@@ -33,6 +34,8 @@ _OTHER_NAMES = {
     "n_params": "parameters",
     "params": "parameters",
 }
+MEAN_TASK = "mean"
+"""Stands in records for the mean of a domain."""
 _NEEDED = ("run", "task", "metric", "value")
 _TEXT = ("run", "family", "task", "domain", "metric", "plan")
 _NUMBERS = ("step", "tokens", "value", "stderr", "num_fewshot", "parameters", "total_tokens", "flops", "chance")
@@ -41,15 +44,19 @@ _POWERS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 def read_tidy(
-    path: Path, *, facts: Mapping[str, RunFacts] | None = None, tokens_per_step: float | None = None
+    path: Path,
+    *,
+    facts: Mapping[str, RunFacts] | None = None,
+    tokens_per_step: float | Mapping[str, float] | None = None,
 ) -> CurveTable:
     """A CSV (plain, .gz, .xz, .zst) or Parquet file of one row per score.
 
     Args:
         path: needs the columns run (or model), task, metric, value, and step or tokens; knows stderr, num_fewshot (or
-            shots), domain, family, parameters, total_tokens, flops, chance, plan.
+            shots), domain, family, parameters, total_tokens, flops, chance, plan. Means of domains, which have the
+            task `mean`, are left out: they are no tasks, and can be made of the tasks.
         facts: of runs the file says less of.
-        tokens_per_step: where the file has steps only.
+        tokens_per_step: where the file has steps only; of all runs or of each.
 
     Raises:
         ProbeError: the file cannot be read, or columns are missing or hold text where numbers belong.
@@ -72,47 +79,72 @@ def from_arrow(
     *,
     source: str = "the table",
     facts: Mapping[str, RunFacts] | None = None,
-    tokens_per_step: float | None = None,
+    tokens_per_step: float | Mapping[str, float] | None = None,
 ) -> CurveTable:
     """The same from an Arrow table; `source` names it in errors."""
     columns = _columns(table, source)
-    if "tokens" not in columns:
-        if tokens_per_step is None:
-            raise ProbeError(
-                f"{source} has no column tokens. Add one, or say how many tokens a step is: --tokens-per-step."
-            )
-        columns["tokens"] = columns["step"] * tokens_per_step
-    if "step" not in columns:
-        columns["step"] = np.round(columns["tokens"] / (tokens_per_step or 1.0))
     runs, tasks, metrics = (_codes(columns[name]) for name in ("run", "task", "metric"))
+    _complete_positions(columns, runs, tokens_per_step, source)
     size = len(columns["value"])
     shots_R = np.nan_to_num(columns.get("num_fewshot", np.full(size, -1.0)), nan=-1.0).astype(np.int64)
     plans = _codes(columns["plan"]) if "plan" in columns else (np.zeros(size, np.int64), [""])
-    keys_R = np.stack([runs[0], tasks[0], metrics[0], shots_R, plans[0]], axis=1)
-    unique, group_R = np.unique(keys_R, axis=0, return_inverse=True)
-    order_R = np.argsort(group_R.ravel(), kind="stable")
-    bounds = np.searchsorted(group_R.ravel()[order_R], np.arange(len(unique) + 1))
-    stderr_R = columns.get("stderr", np.full(size, np.nan))
+    is_mean_R = np.array([name == MEAN_TASK for name in tasks[1]], bool)[tasks[0]] if tasks[1] else np.zeros(0, bool)
+    order_R, bounds = ordered_groups(
+        [runs[0], tasks[0], metrics[0], shots_R, plans[0]],
+        columns["tokens"],
+        np.where(is_mean_R, np.nan, columns["value"]),
+    )
+    step_R = np.nan_to_num(columns["step"], nan=-1.0).astype(np.int64)[order_R]
+    tokens_R, value_R = columns["tokens"][order_R], columns["value"][order_R]
+    stderr_R = columns.get("stderr", np.full(size, np.nan))[order_R]
     curves = []
-    for position in range(len(unique)):
-        rows = order_R[bounds[position] : bounds[position + 1]]
-        run, task, metric, shots, plan = unique[position]
-        name, task_name, metric_name = runs[1][run], tasks[1][task], metrics[1][metric]
-        told = float(columns["chance"][rows[0]]) if "chance" in columns else np.nan
+    for begin, end in itertools.pairwise(bounds.tolist()):
+        row, here = order_R[begin], slice(begin, end)
+        task, metric = tasks[1][tasks[0][row]], metrics[1][metrics[0][row]]
+        told = float(columns["chance"][row]) if "chance" in columns else np.nan
         curves.append(
-            make_curve(
-                columns["step"][rows],
-                columns["tokens"][rows],
-                columns["value"][rows],
-                stderr_R[rows],
-                run=name,
-                series=Series(task_name, metric_name, int(shots)),
-                domain=str(columns["domain"][rows[0]]) if "domain" in columns else domain_of(task_name),
-                chance=told if np.isfinite(told) else chance_of(task_name, metric_name),
-                plan=plans[1][plan],
+            TaskCurve(
+                run=runs[1][runs[0][row]],
+                task=task,
+                domain=(str(columns["domain"][row]) if "domain" in columns else "") or domain_of(task),
+                metric=metric,
+                num_fewshot=int(shots_R[row]),
+                step_C=step_R[here],
+                tokens_C=tokens_R[here],
+                value_C=value_R[here],
+                stderr_C=stderr_R[here],
+                chance=told if np.isfinite(told) else chance_of(task, metric),
+                plan=plans[1][plans[0][row]],
             )
         )
     return CurveTable(_facts(columns, runs, facts or {}), curves)
+
+
+def ordered_groups(
+    keys: Sequence[np.ndarray], tokens_R: np.ndarray, value_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of each curve by tokens: of R rows those with finite values, of equal tokens the last.
+
+    Args:
+        keys: int64 arrays of R; rows that agree in all are of one curve.
+        tokens_R: tokens.
+        value_R: values; a row without a finite one is left out.
+
+    Returns:
+        Indices of rows, one group after the other, and where among them each group begins, with their end.
+    """
+    kept_R = np.flatnonzero(np.isfinite(value_R) & np.isfinite(tokens_R))
+    group_R = np.zeros(len(kept_R), np.int64)
+    for key_R in keys:
+        part_R = key_R[kept_R] - (key_R.min() if len(key_R) else 0)
+        group_R = group_R * (part_R.max(initial=0) + 1) + part_R
+    sorted_R = np.lexsort((tokens_R[kept_R], group_R))
+    group_R, order_R = group_R[sorted_R], kept_R[sorted_R]
+    is_other_R = group_R[1:] != group_R[:-1]
+    is_last_R = np.append(is_other_R | (tokens_R[order_R[1:]] != tokens_R[order_R[:-1]]), True)[: len(order_R)]
+    order_R, group_R = order_R[is_last_R], group_R[is_last_R]
+    begins = np.flatnonzero(np.append(True, group_R[1:] != group_R[:-1])[: len(group_R)])
+    return order_R, np.append(begins, len(order_R))
 
 
 def to_arrow(table: CurveTable) -> pa.Table:
@@ -167,6 +199,29 @@ def size_in(name: str) -> float | None:
 def family_in(name: str) -> str:
     """The name without its size."""
     return re.sub(r"[-_ ]{2,}", "-", _SIZE.sub("-", name)).strip("-_ ")
+
+
+def _complete_positions(
+    columns: dict[str, Any],
+    runs: tuple[np.ndarray, Sequence[str]],
+    tokens_per_step: float | Mapping[str, float] | None,
+    source: str,
+) -> None:
+    """Adds tokens from steps or steps from tokens, whichever is missing."""
+    if isinstance(tokens_per_step, Mapping):
+        factors = [tokens_per_step.get(name, np.nan) for name in runs[1]]
+    else:
+        factors = [np.nan if tokens_per_step is None else tokens_per_step] * len(runs[1])
+    if "tokens" not in columns:
+        unknown = [name for name, factor in zip(runs[1], factors, strict=True) if not np.isfinite(factor)]
+        if unknown:
+            raise ProbeError(
+                f"{source} has no column tokens. Add one, or say how many tokens a step of {unknown[0]} is: "
+                f"--tokens-per-step, or the column tokens_per_step of --runs."
+            )
+        columns["tokens"] = columns["step"] * np.array(factors)[runs[0]]
+    if "step" not in columns:
+        columns["step"] = np.round(columns["tokens"] / np.array(factors)[runs[0]])
 
 
 def _columns(table: pa.Table, source: str) -> dict[str, Any]:
