@@ -87,9 +87,8 @@ class RunFiles:
                 return None
         if isinstance(train.get("tokens"), int) and train.get("steps") is None:
             return int(train["tokens"])
-        steps, sequences, length = (train.get(key) for key in ("steps", "global_batch_size", "sequence_length"))
-        known = all(isinstance(value, int) for value in (steps, sequences, length))
-        return steps * sequences * length if known else None
+        factors = [train.get(key) for key in ("steps", "global_batch_size", "sequence_length")]
+        return math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None
 
     @property
     def parameters(self) -> int | None:
