@@ -87,7 +87,7 @@ class RunFiles:
                 return None
         if isinstance(train.get("tokens"), int) and train.get("steps") is None:
             return int(train["tokens"])
-        factors = [train.get(key) for key in ("steps", "global_batch_size", "sequence_length")]
+        factors: list[Any] = [train.get(key) for key in ("steps", "global_batch_size", "sequence_length")]
         return math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None
 
     @property
