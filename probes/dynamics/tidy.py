@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import lzma
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def read_tidy(
     path: Path,
     *,
     facts: Mapping[str, RunFacts] | None = None,
-    tokens_per_step: float | Mapping[str, float] | None = None,
+    tokens_per_step: float | Callable[[str], float | None] | None = None,
 ) -> CurveTable:
     """A CSV (plain, .gz, .xz, .zst) or Parquet file of one row per score.
 
@@ -56,7 +56,7 @@ def read_tidy(
             shots), domain, family, parameters, total_tokens, flops, chance, plan. Means of domains, which have the
             task `mean`, are left out: they are no tasks, and can be made of the tasks.
         facts: of runs the file says less of.
-        tokens_per_step: where the file has steps only; of all runs or of each.
+        tokens_per_step: where the file has steps only; of all runs, or a function of the run's name.
 
     Raises:
         ProbeError: the file cannot be read, or columns are missing or hold text where numbers belong.
@@ -79,7 +79,7 @@ def from_arrow(
     *,
     source: str = "the table",
     facts: Mapping[str, RunFacts] | None = None,
-    tokens_per_step: float | Mapping[str, float] | None = None,
+    tokens_per_step: float | Callable[[str], float | None] | None = None,
 ) -> CurveTable:
     """The same from an Arrow table; `source` names it in errors."""
     columns = _columns(table, source)
@@ -204,14 +204,12 @@ def family_in(name: str) -> str:
 def _complete_positions(
     columns: dict[str, Any],
     runs: tuple[np.ndarray, Sequence[str]],
-    tokens_per_step: float | Mapping[str, float] | None,
+    tokens_per_step: float | Callable[[str], float | None] | None,
     source: str,
 ) -> None:
     """Adds tokens from steps or steps from tokens, whichever is missing."""
-    if isinstance(tokens_per_step, Mapping):
-        factors = [tokens_per_step.get(name, np.nan) for name in runs[1]]
-    else:
-        factors = [np.nan if tokens_per_step is None else tokens_per_step] * len(runs[1])
+    told = [tokens_per_step(name) if callable(tokens_per_step) else tokens_per_step for name in runs[1]]
+    factors = np.array([np.nan if factor is None else factor for factor in told])
     if "tokens" not in columns:
         unknown = [name for name, factor in zip(runs[1], factors, strict=True) if not np.isfinite(factor)]
         if unknown:
@@ -219,9 +217,9 @@ def _complete_positions(
                 f"{source} has no column tokens. Add one, or say how many tokens a step of {unknown[0]} is: "
                 f"--tokens-per-step, or the column tokens_per_step of --runs."
             )
-        columns["tokens"] = columns["step"] * np.array(factors)[runs[0]]
+        columns["tokens"] = columns["step"] * factors[runs[0]]
     if "step" not in columns:
-        columns["step"] = np.round(columns["tokens"] / np.array(factors)[runs[0]])
+        columns["step"] = np.round(columns["tokens"] / factors[runs[0]])
 
 
 def _columns(table: pa.Table, source: str) -> dict[str, Any]:
