@@ -139,16 +139,16 @@ class CurveTable:
     def __init__(self, runs: Iterable[RunFacts], curves: Iterable[TaskCurve]) -> None:
         self.curves: list[TaskCurve] = [curve for curve in curves if len(curve)]
         self.runs: dict[str, RunFacts] = {facts.name: facts for facts in runs}
-        self._found: dict[tuple[str, Series], TaskCurve] = {}
+        self._found: dict[str, dict[Series, TaskCurve]] = {}
         for curve in self.curves:
             self.runs.setdefault(curve.run, RunFacts(name=curve.run))
-            key = (curve.run, curve.series)
-            if key not in self._found or len(curve) > len(self._found[key]):
-                self._found[key] = curve
+            of_run, series = self._found.setdefault(curve.run, {}), curve.series
+            if series not in of_run or len(curve) > len(of_run[series]):
+                of_run[series] = curve
 
     def get(self, run: str, series: Series) -> TaskCurve | None:
         """The curve of a run and series, if it was measured."""
-        return self._found.get((run, series))
+        return self._found.get(run, {}).get(series)
 
     def of_series(self, series: Series, runs: Collection[str] | None = None) -> list[TaskCurve]:
         """The curves of all runs (or of these), smallest run first."""
@@ -157,11 +157,11 @@ class CurveTable:
 
     def of_run(self, run: str) -> list[TaskCurve]:
         """All curves of a run that `get` finds."""
-        return [curve for (name, _), curve in self._found.items() if name == run]
+        return list(self._found.get(run, {}).values())
 
     def series(self) -> list[Series]:
         """Everything measured, in order of first appearance."""
-        return list(dict.fromkeys(series for _, series in self._found))
+        return list(dict.fromkeys(curve.series for curve in self.curves))
 
     def select(
         self,
