@@ -85,6 +85,9 @@ _KNOWN = {
     "mbpp": KnownTask("code", 0.0),
     "truthfulqa": KnownTask("truthfulness", 0.0),
     "crows_pairs": KnownTask("bias", 0.5),
+    "c4_en": KnownTask("loss", float("nan")),  # held-out text, `LOSS_DOMAIN` of the table
+    "wikitext": KnownTask("loss", float("nan")),
+    "pile": KnownTask("loss", float("nan")),
 }
 _BY_LENGTH = sorted(_KNOWN, key=len, reverse=True)
 _PREFIX = re.compile(r"^fineline_")
