@@ -162,7 +162,7 @@ def _merged(tables: Sequence[tuple[str, CurveTable]]) -> CurveTable:
                 )
     facts: dict[str, RunFacts] = {}
     for _, table in tables:
-        facts = {**table.runs, **facts}
+        facts |= {name: told for name, told in table.runs.items() if name not in facts}
     return CurveTable(facts.values(), [curve for _, table in tables for curve in table])
 
 

@@ -113,16 +113,14 @@ def _family(files: RunFiles) -> str:
 
 
 def _probe_curves(columns: Mapping[str, Any], *, run: str, chance: Mapping[str, float]) -> Iterator[TaskCurve]:
-    codes = {name: np.nan_to_num(columns[name].indices.to_numpy(zero_copy_only=False), nan=-1) for name in _TEXTS}
+    codes = {name: columns[name].indices.fill_null(-1).to_numpy().astype(np.int64) for name in _TEXTS}
     told = {name: columns[name].dictionary.to_pylist() for name in _TEXTS}
     usable_R = (codes["task"] >= 0) & (codes["metric"] >= 0)
     if MEAN_TASK in told["task"]:
         usable_R &= codes["task"] != told["task"].index(MEAN_TASK)
     shots_R = np.nan_to_num(columns["num_fewshot"], nan=-1.0).astype(np.int64)
     keys = [codes["domain"], codes["task"], codes["metric"], shots_R, codes["plan_hash"]]
-    order_R, bounds = ordered_groups(
-        [key.astype(np.int64) for key in keys], columns["tokens"], np.where(usable_R, columns["value"], np.nan)
-    )
+    order_R, bounds = ordered_groups(keys, columns["tokens"], np.where(usable_R, columns["value"], np.nan))
     step_R = np.nan_to_num(columns["step"], nan=-1.0).astype(np.int64)[order_R]
     tokens_R, value_R, stderr_R = (columns[name][order_R] for name in ("tokens", "value", "stderr"))
     for begin, end in itertools.pairwise(bounds.tolist()):
