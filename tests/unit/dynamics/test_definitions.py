@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from probes.dynamics.definitions import (
+    FINETASKS_SINCE_TOKENS,
+    binomial_stderr,
+    decision_accuracy,
+    is_non_random,
+    kendall,
+    monotonicity,
+    ordering_consistency,
+    seed_signal_to_noise,
+    sign_monotonicity,
+    signal_to_noise,
+    total_variation,
+)
+from probes.dynamics.published import pythia
+from probes.dynamics.table import Series
+
+SIZES = ("70m", "160m", "410m", "1b-bf16", "1.4b", "2.8b", "6.9b", "12b")
+REFERENCE = {
+    ("lambada_openai", "acc"): (1.0, (0.1606, 0.4069, 0.9804, 0.9902, 0.9877, 0.9926, 0.9951, 0.9951)),
+    ("piqa", "acc"): (0.989, (0.4373, 0.3479, 0.9167, 0.9779, 0.9436, 0.973, 0.9583, 0.9902)),
+    ("sciq", "acc"): (0.9697, (0.0245, 0.0025, 0.8694, 0.8821, 0.9337, 0.9663, 0.9314, 0.9074)),
+    ("arc_easy", "acc"): (0.9945, (0.0626, 0.2391, 0.9264, 0.9908, 0.992, 0.9975, 0.9902, 0.9926)),
+    ("arc_challenge", "acc_norm"): (0.9011, (0.5611, 0.5584, 0.7431, 0.9073, 0.8473, 0.9289, 0.9884, 0.9712)),
+    ("winogrande", "acc"): (0.8603, (0.4637, 0.3073, 0.8512, 0.488, 0.9755, 0.973, 0.8971, 0.951)),
+    ("logiqa", "acc_norm"): (0.3956, (0.0993, 0.3456, 0.6908, 0.767, 0.1682, 0.7118, 0.8733, 0.7535)),
+    ("wsc", "acc"): (0.6287, (-0.3298, -0.438, 0.5013, -0.6365, -0.3594, 0.3681, -0.2898, 0.6885)),
+}
+"""Computed apart from this package with scipy; Pythia standard, zero-shot: mean Kendall τ, Spearman by size."""
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pythia(deduped=False, num_fewshot=0)
+
+
+@pytest.mark.parametrize("task", REFERENCE)
+def test_spearman_from_step_512_is_the_reference_to_four_decimals(table, task):
+    curves = [table.get(f"pythia-{size}", Series(*task, 0)).since_step(512) for size in SIZES]
+    got = monotonicity(np.stack([curve.value_C for curve in curves]))
+    assert [round(float(value), 4) for value in got] == list(REFERENCE[task][1])
+
+
+@pytest.mark.parametrize("task", REFERENCE)
+def test_kendall_of_the_order_of_sizes_is_the_reference_to_four_decimals(table, task):
+    curves = [table.get(f"pythia-{size}", Series(*task, 0)) for size in SIZES]
+    late = np.stack([curve.value_C[curve.tokens_C >= FINETASKS_SINCE_TOKENS] for curve in curves])
+    assert round(ordering_consistency(late), 4) == REFERENCE[task][0]
+
+
+def test_spearman_is_scipys_with_ties():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 6, (20, 15)).astype(float)
+    expected = [stats.spearmanr(np.arange(15), row).statistic for row in values]
+    np.testing.assert_allclose(monotonicity(values), expected, atol=1e-12)
+
+
+def test_spearman_of_a_constant_curve_is_unknown():
+    assert np.isnan(monotonicity(np.ones(5)))
+
+
+def test_ordering_consistency_is_the_mean_of_scipys_kendall_with_ties():
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 5, (7, 12)).astype(float)
+    expected = np.mean([stats.kendalltau(values[:, i], values[:, i + 1]).statistic for i in range(11)])
+    assert ordering_consistency(values) == pytest.approx(expected, abs=1e-12)
+    assert kendall(values[:, 0], values[:, 1]) == pytest.approx(
+        stats.kendalltau(values[:, 0], values[:, 1]).statistic, abs=1e-12
+    )
+
+
+def test_checkpoints_where_all_runs_are_equal_are_left_out_of_the_order():
+    values = np.array([[1.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
+    assert ordering_consistency(values) == 1.0
+    assert np.isnan(ordering_consistency(np.ones((3, 4))))
+
+
+def test_sign_monotonicity_counts_steps_up_and_down_but_not_level_ones():
+    assert sign_monotonicity(np.array([0.0, 1.0, 1.0, 2.0, 1.5])) == pytest.approx(1 / 3)
+    assert sign_monotonicity(np.ones(4)) == 0.0
+
+
+def test_total_variation_is_mean_change_over_range_minus_improvement():
+    # Changes 1, −1, 2: mean 4/3, range 2; from 0 to 2 over four checkpoints.
+    assert total_variation(np.array([0.0, 1.0, 0.0, 2.0])) == pytest.approx(4 / 3 / 2 - 2 / 4)
+    assert total_variation(np.ones(4)) == 0.0
+
+
+def test_signal_to_noise_is_relative_spread_over_relative_deviation():
+    # Spread 2 about 4: 0.5; deviation 1 about 4 (9, not 10, would be divided by with ddof=1).
+    last = np.array([3.0, 5.0] * 5)
+    assert signal_to_noise(np.array([3.0, 4.0, 5.0]), last) == pytest.approx((2 / 4) / (1 / 4))
+    assert signal_to_noise(np.array([1.0, 2.0]), np.ones(3)) == np.inf
+
+
+def test_finetasks_signal_to_noise_averages_deviations_between_seeds():
+    values = np.array([[0.2, 0.4], [0.4, 0.8]])
+    assert seed_signal_to_noise(values) == pytest.approx(0.6 / ((0.1 + 0.2) / 2))
+
+
+def test_non_randomness_needs_more_than_three_deviations():
+    assert is_non_random(np.array([0.26, 0.29]), chance=0.25, deviation=0.01)
+    assert not is_non_random(np.array([0.26, 0.279]), chance=0.25, deviation=0.01)
+
+
+def test_decision_accuracy_counts_pairs_and_lets_ties_abstain():
+    small, large = np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0, 2.5])
+    # Pairs 01, 02, 03 agree; 12 is tied small; 13 disagrees; 23 agrees.
+    assert decision_accuracy(small, large) == pytest.approx(4 / 5)
+    assert np.isnan(decision_accuracy(np.ones(3), large[:3]))
+
+
+def test_binomial_standard_error_is_the_published_one_of_piqa(table):
+    curve = table.get("pythia-410m", Series("piqa", "acc", 0))
+    # lm-eval divides by n − 1: 1838 items, five decimals.
+    np.testing.assert_allclose(binomial_stderr(curve.value_C, 1837), curve.stderr_C, atol=6e-6)
