@@ -1,0 +1,193 @@
+"""Where a run's scores will be at its end: from its own past and, where there are, finished smaller runs of its family.
+
+With references a `Surface` over size and tokens, without them the run's own curve extrapolated. What nobody can say is
+refused with the reason instead of predicted. A size sees smaller finished sizes and its own past, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from probes.dynamics.extrapolate import FEWEST, extrapolate
+from probes.dynamics.noise import unjudged_value
+from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
+from probes.dynamics.trust import decaying_tasks, judge
+
+LEVEL = 0.8
+"""Share of the truths an interval is to hold."""
+
+_SCORES = ("acc", "acc_norm", "exact_match", "len_norm")
+_LOSSES = ("gold_bpb", "bpb", "ppl", "perplexity", "loss", "ce_loss")
+PREDICTED_METRICS = _SCORES + _LOSSES
+"""Metrics with a best value that the laws know; others are refused."""
+
+_ABOVE_CHANCE_BY = 0.01
+_DECAYS_TO_DISTRUST = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A score to come, in the metric's own unit.
+
+    Attributes:
+        run: of which run.
+        series: of what.
+        domain: of the task.
+        tokens: at which position.
+        value: the prediction; nan if refused.
+        low: lower end of the interval that is to hold a score there (one checkpoint's noise included) in `LEVEL` of
+            all cases.
+        high: its upper end.
+        method: how it was made, with the references.
+        refused: why nothing is predicted; None if something is.
+    """
+
+    run: str
+    series: Series
+    domain: str
+    tokens: float
+    value: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    method: str = ""
+    refused: str | None = None
+
+
+def predict_final(
+    table: CurveTable, run: str, series: Series, *, references: Sequence[str] | None = None, tokens: float | None = None
+) -> Prediction:
+    """One series' score at the end of the run; see `predict_finals`."""
+    return predict_finals(table, run, series=[series], references=references, tokens=tokens)[0]
+
+
+def predict_finals(
+    table: CurveTable,
+    run: str,
+    *,
+    series: Collection[Series] | None = None,
+    references: Sequence[str] | None = None,
+    tokens: float | None = None,
+    level: float = LEVEL,
+) -> list[Prediction]:
+    """Scores at the end of a run, or at any later position.
+
+    Args:
+        table: what is known now; for a prediction made in the past, `CurveTable.until` first.
+        run: its past is what `table` holds of it.
+        series: all that can be predicted unless named.
+        references: runs to learn from; by default what `usable_references` finds.
+        tokens: where; the run's planned end by default.
+        level: of the intervals.
+
+    Returns:
+        One prediction for each series, some of them refused.
+    """
+    facts = table.runs[run]
+    wanted = list(series) if series is not None else predictable(table, run)
+    at = tokens or facts.total_tokens
+    refusals = {one: why for one in wanted if (why := _why_not(table, run, one, at)) is not None}
+    learnt = usable_references(table, run) if references is None else list(references)
+    learnt = [name for name in learnt if name != run]
+    hopeless = _at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
+    refusals |= hopeless
+    left = [one for one in wanted if one not in refusals]
+    surfaces: dict[Series, Surface] = {}
+    if learnt and facts.parameters:
+        surfaces = fit_surfaces(table, runs=[*learnt, run], series=left)
+    found = []
+    for one in wanted:
+        curve = table.get(run, one)
+        domain = curve.domain if curve is not None else ""
+        if one in refusals:
+            found.append(Prediction(run=run, series=one, domain=domain, tokens=at or np.nan, refused=refusals[one]))
+            continue
+        assert curve is not None and at is not None
+        of_series = [name for name in learnt if table.get(name, one) is not None]
+        past = relevant(curve, facts.total_tokens)
+        if one in surfaces and of_series and facts.parameters:
+            band = surfaces[one].predict(parameters=facts.parameters, tokens_Q=np.array([at]), run=run)
+            method = f"size and tokens, from {', '.join(of_series)}"
+        elif len(past) >= FEWEST:
+            band, method = extrapolate(past, at), "own past"
+        else:
+            why = f"{len(past)} checkpoint(s) and no finished smaller run of its family: at least {FEWEST} are needed."
+            found.append(Prediction(run=run, series=one, domain=domain, tokens=at, refused=why))
+            continue
+        found.append(_prediction(band, curve, at, method=method, level=level))
+    return found
+
+
+def usable_references(table: CurveTable, run: str) -> list[str]:
+    """Finished smaller runs of the run's family, smallest first, without those whose own scores decay.
+
+    Runs of which two tasks or more decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end.
+    """
+    facts = table.runs[run]
+    if not facts.parameters:
+        return []
+    smaller = [
+        name
+        for name, other in table.runs.items()
+        if name != run
+        and other.family == facts.family
+        and other.parameters
+        and other.parameters < facts.parameters
+        and table.is_finished(name)
+    ]
+    decaying = decaying_tasks(judge(table, runs=smaller))
+    return [name for name in table.by_size(smaller) if len(decaying.get(name, ())) < _DECAYS_TO_DISTRUST]
+
+
+def predictable(table: CurveTable, run: str) -> list[Series]:
+    """Series of a run with a metric that can be predicted, abilities first."""
+    curves = [curve for curve in table.of_run(run) if curve.metric in PREDICTED_METRICS]
+    return [curve.series for curve in sorted(curves, key=lambda curve: curve.domain == LOSS_DOMAIN)]
+
+
+def _why_not(table: CurveTable, run: str, series: Series, tokens: float | None) -> str | None:
+    curve = table.get(run, series)
+    if curve is None:
+        return f"{run} has no scores of it."
+    if series.metric not in PREDICTED_METRICS:
+        return f"{series.metric} has no law: predicted are {', '.join(PREDICTED_METRICS)}."
+    if tokens is None:
+        return "it is not known how long the run is to be: say it with --at-tokens or in a --runs file."
+    if tokens <= curve.tokens_C[-1] * (1 + 1e-9):
+        return f"the run is there already: its score at {curve.tokens_C[-1]:.4g} tokens is {curve.value_C[-1]:.4g}."
+    return None
+
+
+def _at_chance(table: CurveTable, runs: Sequence[str], series: Sequence[Series]) -> dict[Series, str]:
+    """Series that neither the run nor a reference has lifted above guessing: their future is not in their past.
+
+    Significance is corrected for the number of curves of each run: of Pythia's 57 MMLU subjects a few look good by luck.
+    """
+    above: set[Series] = set()
+    for verdict in judge(table, runs=runs):
+        if not np.isfinite(verdict.chance) or verdict.p_value <= _ABOVE_CHANCE_BY:
+            above.add(verdict.series)
+    why = "at chance, in this run and in its references: nothing can be said of its future."
+    return {one: why for one in series if one not in above}
+
+
+def _prediction(band: Band, curve: TaskCurve, tokens: float, *, method: str, level: float) -> Prediction:
+    reach = stats.norm.ppf(0.5 + level / 2.0) * band.score_deviation_Q[0]
+    ends = [float(unjudged_value(curve, np.array([band.mean_Q[0] + shift]))[0]) for shift in (0.0, -reach, reach)]
+    value, low, high = ends[0], min(ends[1:]), max(ends[1:])
+    if not curve.lower_is_better:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Prediction(
+        run=curve.run,
+        series=curve.series,
+        domain=curve.domain,
+        tokens=tokens,
+        value=value,
+        low=low,
+        high=high,
+        method=method,
+    )
