@@ -34,6 +34,8 @@ class Figure:
         layout: plotly layout.
         linear_range: range of the token axis when shown linear; None without a token axis.
         wide: takes the full width of the page.
+        places: for a figure whose x axis can be switched: of each further axis, by its key, the `xaxis` of its layout
+            and the `x` of each trace, a list or a factor of the tokens.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Figure:
     layout: dict[str, Any]
     linear_range: list[float] | None = None
     wide: bool = False
+    places: dict[str, Any] | None = None
 
 
 _MOVES_EARLY = "gold_bpb"
