@@ -1,7 +1,7 @@
 """A curve's future from its own past alone, for runs without references; and the simple ways others must beat.
 
-The mean of four: a power law fitted freely and one held by weak priors, the line through the last four checkpoints in log
-tokens and the same with six tenths of its slope. On Pythia each is wrong in another way. All in judged units
+The mean of four: a power law fitted freely and one held by weak priors, the line through the last four checkpoints in
+log tokens and the same with six tenths of its slope. On Pythia each is wrong in another way. All in judged units
 (`probes.dynamics.noise.judged_value`).
 """
 
@@ -42,7 +42,7 @@ def extrapolate(curve: TaskCurve, tokens: float) -> Band:
     present = float(judged_value(curve)[-3:].mean())
     deviation = float(np.hypot(ways.std(), _TRUST_IN_GAIN * abs(value - present)))
     deviation = float(np.hypot(deviation, noise / np.sqrt(3)))
-    return Band(np.array([value]), np.array([deviation]), np.array([np.hypot(deviation, noise)]))
+    return Band(np.array([value]), np.array([deviation]), np.array([[deviation**2 + noise**2]]))
 
 
 def last_value(curve: TaskCurve) -> float:
@@ -65,7 +65,7 @@ def damped_line(curve: TaskCurve, tokens: float) -> float:
 
 
 def power_law(curve: TaskCurve, tokens: float, *, prior: bool = False) -> float:
-    """bound − score = B D^−β + E by soft-L1 least squares; B, β, E ≥ 0.
+    """A power law, bound − score = B D^−β + E by soft-L1 least squares; B, β, E ≥ 0.
 
     Args:
         curve: what has been seen.

@@ -6,6 +6,7 @@ refused with the reason instead of predicted. A size sees smaller finished sizes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ PREDICTED_METRICS = _SCORES + _LOSSES
 """Metrics with a best value that the laws know; others are refused."""
 
 _ABOVE_CHANCE_BY = 0.01
+_RISES_BY = 0.5
+_GAINS_BY = 3.0
+_RUNS_ABOVE = 2
 _DECAYS_TO_DISTRUST = 2
 
 
@@ -73,6 +77,7 @@ def predict_finals(
     references: Sequence[str] | None = None,
     tokens: float | None = None,
     level: float = LEVEL,
+    even_at_chance: bool = False,
 ) -> list[Prediction]:
     """Scores at the end of a run, or at any later position.
 
@@ -83,6 +88,7 @@ def predict_finals(
         references: runs to learn from; by default what `usable_references` finds.
         tokens: where; the run's planned end by default.
         level: of the intervals.
+        even_at_chance: predict what would be refused for being at chance, too: to measure the methods.
 
     Returns:
         One prediction for each series, some of them refused.
@@ -93,8 +99,8 @@ def predict_finals(
     refusals = {one: why for one in wanted if (why := _why_not(table, run, one, at)) is not None}
     learnt = usable_references(table, run) if references is None else list(references)
     learnt = [name for name in learnt if name != run]
-    hopeless = _at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
-    refusals |= hopeless
+    if not even_at_chance:
+        refusals |= _at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
     left = [one for one in wanted if one not in refusals]
     surfaces: dict[Series, Surface] = {}
     if learnt and facts.parameters:
@@ -165,14 +171,17 @@ def _why_not(table: CurveTable, run: str, series: Series, tokens: float | None) 
 def _at_chance(table: CurveTable, runs: Sequence[str], series: Sequence[Series]) -> dict[Series, str]:
     """Series that neither the run nor a reference has lifted above guessing: their future is not in their past.
 
-    Significance is corrected for the number of curves of each run: of Pythia's 57 MMLU subjects a few look good by luck.
+    Significance is corrected for the number of curves of each run, and a curve must also rise: of Pythia's 57 MMLU
+    subjects a few look good by luck, and some, whose right answers are not evenly spread, from the start. The first of
+    `runs` is the one predicted; it speaks for itself, references only two together.
     """
-    above: set[Series] = set()
+    above: Counter[Series] = Counter()
     for verdict in judge(table, runs=runs):
-        if not np.isfinite(verdict.chance) or verdict.p_value <= _ABOVE_CHANCE_BY:
-            above.add(verdict.series)
+        rises = verdict.monotonicity >= _RISES_BY and verdict.gain >= _GAINS_BY
+        if not np.isfinite(verdict.chance) or (verdict.p_value <= _ABOVE_CHANCE_BY and rises):
+            above[verdict.series] += _RUNS_ABOVE if verdict.run == runs[0] else 1
     why = "at chance, in this run and in its references: nothing can be said of its future."
-    return {one: why for one in series if one not in above}
+    return {one: why for one in series if above[one] < _RUNS_ABOVE}
 
 
 def _prediction(band: Band, curve: TaskCurve, tokens: float, *, method: str, level: float) -> Prediction:

@@ -42,12 +42,17 @@ class Band:
     Attributes:
         mean_Q: the curve.
         curve_deviation_Q: standard deviation of the curve.
-        score_deviation_Q: standard deviation of one new score, checkpoint noise included.
+        covariance_QQ: of new scores there, checkpoint noise included.
     """
 
     mean_Q: np.ndarray
     curve_deviation_Q: np.ndarray
-    score_deviation_Q: np.ndarray
+    covariance_QQ: np.ndarray
+
+    @property
+    def score_deviation_Q(self) -> np.ndarray:
+        """Standard deviation of one new score."""
+        return np.sqrt(np.diag(self.covariance_QQ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,24 @@ class Surface:
         self._runs = runs
         self.noise = noise
 
+    def with_run(self, curve: TaskCurve, *, parameters: float) -> Surface:
+        """The surface once another run's scores are known, too: its offset is learnt, laws and kernel stay.
+
+        Args:
+            curve: of a run the surface was fitted without; the very first checkpoints left out (`relevant`).
+            parameters: of that run.
+        """
+        index = max(self._runs.values(), default=-1) + 1
+        position_PF = self.origin.positions(parameters, curve.tokens_C, index)
+        power_P, direct_P = self.laws.both(position_PF)
+        rest_P = judged_value(curve) - 0.5 * (power_P + direct_P)
+        known = Scores(
+            np.concatenate([self._rest.feature_PF, position_PF]),
+            np.concatenate([self._rest.value_P, rest_P]),
+            np.concatenate([self._rest.noise_P, np.full(len(curve), self.noise)]),
+        )
+        return Surface(self.origin, self.laws, self._process, known, {**self._runs, curve.run: index}, self.noise)
+
     def predict(self, *, parameters: float, tokens_Q: np.ndarray, run: str | None = None) -> Band:
         """The curve of a run at these tokens.
 
@@ -128,9 +151,10 @@ class Surface:
         power_Q, direct_Q = self.laws.both(at.feature_PF)
         # The laws' disagreement is an error of their mean; what a run's own scores have settled of it is no longer one.
         parted_Q = 0.5 * (power_Q - direct_Q) - self._settled(index)
-        curve_Q = np.sqrt(np.maximum(np.diag(covariance_QQ), 0.0) + parted_Q**2)
-        score_Q = np.hypot(self._process.deviation(covariance_QQ, at), parted_Q)
-        return Band(0.5 * (power_Q + direct_Q) + rest_Q, curve_Q, score_Q)
+        covariance_QQ = covariance_QQ + np.outer(parted_Q, parted_Q)
+        curve_Q = np.sqrt(np.maximum(np.diag(covariance_QQ), 0.0))
+        noise_Q = self._process.noise_factor * at.noise_P
+        return Band(0.5 * (power_Q + direct_Q) + rest_Q, curve_Q, covariance_QQ + np.diag(noise_Q**2))
 
     def _settled(self, index: float) -> float:
         own_P = self._rest.feature_PF[:, 2] == index

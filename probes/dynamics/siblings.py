@@ -1,0 +1,255 @@
+"""A task that was not measured, from tasks that were: its score as a function of its siblings' and of the loss.
+
+Learnt on other runs (other sizes) in which both were measured. A line through each sibling, one through their mean, a
+line and a bend through the loss, and a smooth function of the last two, by a Gaussian process whose hyper-parameters all
+tasks share. Sizes and tokens are left out on purpose: siblings and loss carry them, and extrapolate better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from probes.dynamics.gp import Process, Scores, Term, fit
+from probes.dynamics.noise import judged_stderr, judged_value, noise_of, unjudged_value
+from probes.dynamics.surface import relevant
+from probes.dynamics.table import CurveTable, Series, TaskCurve
+from probes.dynamics.tasks import is_twin
+
+CHECKPOINTS = 10
+"""Checkpoints a run that are learnt from, evenly over log tokens from a twentieth of the run on."""
+
+_FIRST_SHARE = 0.05
+_FEWEST_SIBLINGS = 2
+_FEWEST_ROWS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnseenTask:
+    """The curve of a task in a run that did not measure it; Q checkpoints, or a refusal.
+
+    Attributes:
+        run: the run.
+        series: the task.
+        siblings: what it was predicted from.
+        tokens_Q: where.
+        value_Q: the curve, in the metric's unit.
+        low_Q: lower end of the interval for a score there.
+        high_Q: its upper end.
+        refused: why nothing is predicted; None if something is.
+    """
+
+    run: str
+    series: Series
+    siblings: tuple[Series, ...] = ()
+    tokens_Q: np.ndarray
+    value_Q: np.ndarray
+    low_Q: np.ndarray
+    high_Q: np.ndarray
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Scores of several series at checkpoints where all were measured; R rows.
+
+    Attributes:
+        run_R: index of the run.
+        tokens_R: float64.
+        value_RS: judged scores, S series.
+    """
+
+    run_R: np.ndarray
+    tokens_R: np.ndarray
+    value_RS: np.ndarray
+
+
+def kernel_terms(num_siblings: int) -> tuple[Term, ...]:
+    """Over the siblings' standardised scores, their mean, the loss, and the run's index (the last four columns)."""
+    mean, loss, run = num_siblings, num_siblings + 1, num_siblings + 2
+    return (
+        Term(name="constant", kind="constant"),
+        Term(name="each sibling", kind="linear", columns=(tuple(range(num_siblings)),), deviation=0.5),
+        Term(name="their mean", kind="linear", columns=((mean,),), deviation=0.7),
+        Term(name="loss", kind="linear", columns=((loss,),), deviation=0.7),
+        Term(name="loss bend", kind="product", columns=((loss, loss),), deviation=0.3),
+        Term(name="smooth", kind="smooth", columns=((mean,), (loss,)), deviation=0.3, lengths=(1.5, 1.5)),
+        Term(name="run", kind="constant", deviation=0.1, within=(run,)),
+    )
+
+
+def predict_unseen(
+    table: CurveTable,
+    run: str,
+    targets: Collection[Series],
+    *,
+    measured: Sequence[Series],
+    loss: Series,
+    learn_from: Sequence[str],
+    level: float = 0.8,
+    average_over: int = 1,
+) -> list[UnseenTask]:
+    """The curves of tasks over a run, from those it measured.
+
+    Args:
+        table: of the run only `measured` and `loss` are looked at, so that a task may be held out that is there.
+        run: the run.
+        targets: the tasks wanted.
+        measured: siblings; a target itself and other splits of it are never among its own.
+        loss: the language-modelling loss or perplexity of the same checkpoints.
+        learn_from: runs that measured targets, siblings and loss.
+        level: of the intervals.
+        average_over: checkpoints of a moving average over every curve before anything else (the ladder's is 5).
+    """
+    others = [name for name in learn_from if name != run]
+    results: dict[Series, UnseenTask] = {}
+    learnt: list[tuple[Series, list[Series], Scores, Scores, np.ndarray, TaskCurve]] = []
+    for target in targets:
+        siblings = [one for one in measured if not is_twin(one.task, target.task)]
+        why = _why_not(table, target, siblings, others)
+        if why is None:
+            rows = aligned(table, others, [*siblings, loss, target], average_over=average_over)
+            at = aligned(table, [run], [*siblings, loss], average_over=average_over, checkpoints=None)
+            if len(rows.run_R) < _FEWEST_ROWS or not len(at.run_R):
+                why = "too few checkpoints at which the target, its siblings and the loss were all measured."
+        if why is not None:
+            empty = np.zeros(0)
+            results[target] = UnseenTask(
+                run=run, series=target, tokens_Q=empty, value_Q=empty, low_Q=empty, high_Q=empty, refused=why
+            )
+            continue
+        of_target = [curve for name in others if (curve := table.get(name, target)) is not None]
+        noise = float(np.median([value for curve in of_target if np.isfinite(value := noise_of(curve))] or [np.nan]))
+        known, asked = _scores(rows, at, noise=noise / np.sqrt(average_over))
+        learnt.append((target, siblings, known, asked, at.tokens_R, of_target[0]))
+    for count in {len(siblings) for _, siblings, *_ in learnt}:
+        group = [one for one in learnt if len(one[1]) == count]
+        process = fit(kernel_terms(count), [one[2] for one in group])
+        for target, siblings, known, asked, tokens_Q, like in group:
+            results[target] = _read(
+                process, known, asked, tokens_Q, like, run=run, series=target, siblings=siblings, level=level
+            )
+    return [results[target] for target in targets]
+
+
+def aligned(
+    table: CurveTable,
+    runs: Sequence[str],
+    series: Sequence[Series],
+    *,
+    average_over: int = 1,
+    checkpoints: int | None = CHECKPOINTS,
+) -> Rows:
+    """Judged scores at the checkpoints that all series of a run share, the early ones left out.
+
+    Args:
+        table: the curves.
+        runs: those that lack a series give no rows.
+        series: the columns.
+        average_over: as in `predict_unseen`.
+        checkpoints: at most so many a run, evenly over log tokens; None takes all.
+    """
+    indices, tokens, values = [], [], []
+    for index, name in enumerate(runs):
+        curves = [table.get(name, one) for one in series]
+        present = [relevant(c, table.runs[name].total_tokens) for c in curves if c is not None]
+        if len(present) < len(series) or not all(map(len, present)):
+            continue
+        shared = present[0].tokens_C
+        for curve in present[1:]:
+            shared = np.intersect1d(shared, curve.tokens_C)
+        if not len(shared):
+            continue
+        if checkpoints is not None:
+            position = np.log(shared)
+            wanted = np.linspace(np.log(_FIRST_SHARE * shared[-1]), position[-1], checkpoints)
+            shared = shared[np.unique(np.abs(position[:, None] - wanted).argmin(axis=0))]
+        else:
+            shared = shared[shared >= _FIRST_SHARE * shared[-1]]
+        columns = [_averaged(c, average_over)[np.searchsorted(c.tokens_C, shared)] for c in present]
+        indices.append(np.full(len(shared), index))
+        tokens.append(shared)
+        values.append(np.column_stack(columns))
+    if not values:
+        return Rows(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, len(series))))
+    return Rows(np.concatenate(indices), np.concatenate(tokens), np.concatenate(values))
+
+
+def _averaged(curve: TaskCurve, over: int) -> np.ndarray:
+    value_C = judged_value(curve)
+    if over <= 1 or len(value_C) < over:
+        return value_C
+    padded = np.pad(value_C, (over // 2, (over - 1) // 2), mode="edge")
+    return np.convolve(padded, np.full(over, 1.0 / over), mode="valid")
+
+
+def _scores(rows: Rows, at: Rows, *, noise: float) -> tuple[Scores, Scores]:
+    """What is known and what is asked, with features standardised by what is known; the target is the last column."""
+    known_RS, asked_QS = rows.value_RS[:, :-1], at.value_RS
+    centre_S, spread_S = known_RS.mean(axis=0), np.maximum(known_RS.std(axis=0), 1e-9)
+
+    def features(value_RS: np.ndarray, run_R: np.ndarray, shift: int) -> np.ndarray:
+        standard_RS = (value_RS - centre_S) / spread_S
+        sibling_RS, loss_R = standard_RS[:, :-1], standard_RS[:, -1]
+        scaled_RS = sibling_RS / np.sqrt(sibling_RS.shape[1])
+        return np.column_stack([scaled_RS, sibling_RS.mean(axis=1), loss_R, run_R + shift])
+
+    target_R = rows.value_RS[:, -1]
+    level = noise if np.isfinite(noise) else 0.1 * float(target_R.std())
+    level = max(level, 1e-6)
+    known = Scores(features(known_RS, rows.run_R, 0), target_R, np.full(len(target_R), level))
+    asked = Scores(features(asked_QS, at.run_R, 10_000), np.zeros(len(asked_QS)), np.full(len(asked_QS), level))
+    return known, asked
+
+
+def _read(
+    process: Process,
+    known: Scores,
+    asked: Scores,
+    tokens_Q: np.ndarray,
+    like: TaskCurve,
+    *,
+    run: str,
+    series: Series,
+    siblings: Sequence[Series],
+    level: float,
+) -> UnseenTask:
+    mean_Q, covariance_QQ = process.posterior(known, asked)
+    reach_Q = stats.norm.ppf(0.5 + level / 2.0) * process.deviation(covariance_QQ, asked)
+    ends = [unjudged_value(like, mean_Q + shift_Q) for shift_Q in (-reach_Q, reach_Q)]
+    return UnseenTask(
+        run=run,
+        series=series,
+        siblings=tuple(siblings),
+        tokens_Q=tokens_Q,
+        value_Q=unjudged_value(like, mean_Q),
+        low_Q=np.minimum(*ends),
+        high_Q=np.maximum(*ends),
+    )
+
+
+def _why_not(table: CurveTable, target: Series, siblings: Sequence[Series], runs: Sequence[str]) -> str | None:
+    if len(siblings) < _FEWEST_SIBLINGS:
+        return f"{len(siblings)} sibling(s) measured; at least {_FEWEST_SIBLINGS} are needed."
+    curves = [curve for name in runs if (curve := table.get(name, target)) is not None]
+    if not curves:
+        return "no other run has measured it."
+    if not any(_leaves_chance(curve, table.runs[curve.run].total_tokens) for curve in curves):
+        return "at chance in every run that measured it: there is nothing to learn."
+    return None
+
+
+_CHANCE_BY = 4.0
+"""Standard errors over items, in the mean of the last three checkpoints: some hundred curves may be looked at."""
+
+
+def _leaves_chance(curve: TaskCurve, total_tokens: float | None) -> bool:
+    late = relevant(curve, total_tokens)
+    if not np.isfinite(late.chance) or len(late) < 3:
+        return True
+    error = float(np.nanmean(judged_stderr(late)[-3:])) if np.isfinite(judged_stderr(late)).any() else 0.0
+    rises = float(stats.spearmanr(late.tokens_C, late.value_C)[0]) if np.ptp(late.value_C) else 0.0
+    return bool(late.value_C[-3:].mean() - late.chance > _CHANCE_BY * error and rises > 0.5)
