@@ -58,6 +58,12 @@ def judged_value(curve: TaskCurve) -> np.ndarray:
     return -value_C if curve.lower_is_better else np.asarray(value_C)
 
 
+def unjudged_value(curve: TaskCurve, judged_Q: np.ndarray) -> np.ndarray:
+    """Back from `judged_value`'s unit to the curve's metric."""
+    value_Q = -judged_Q if curve.lower_is_better else judged_Q
+    return np.exp(value_Q) if curve.metric in _PERPLEXITIES else value_Q
+
+
 def judged_stderr(curve: TaskCurve) -> np.ndarray:
     """The standard errors over items that belong to `judged_value`."""
     if curve.metric in _PERPLEXITIES:
