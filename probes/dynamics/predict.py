@@ -100,7 +100,7 @@ def predict_finals(
     learnt = usable_references(table, run) if references is None else list(references)
     learnt = [name for name in learnt if name != run]
     if not even_at_chance:
-        refusals |= _at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
+        refusals |= at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
     left = [one for one in wanted if one not in refusals]
     surfaces: dict[Series, Surface] = {}
     if learnt and facts.parameters:
@@ -168,8 +168,8 @@ def _why_not(table: CurveTable, run: str, series: Series, tokens: float | None) 
     return None
 
 
-def _at_chance(table: CurveTable, runs: Sequence[str], series: Sequence[Series]) -> dict[Series, str]:
-    """Series that neither the run nor a reference has lifted above guessing: their future is not in their past.
+def at_chance(table: CurveTable, runs: Sequence[str], series: Sequence[Series]) -> dict[Series, str]:
+    """Series that neither the run nor its references have lifted above guessing, with the reason not to predict them.
 
     Significance is corrected for the number of curves of each run, and a curve must also rise: of Pythia's 57 MMLU
     subjects a few look good by luck, and some, whose right answers are not evenly spread, from the start. The first of

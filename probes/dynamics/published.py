@@ -7,12 +7,13 @@ paper counts so.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from probes.dynamics.table import CurveTable, RunFacts, Series
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series
 from probes.dynamics.tidy import read_tidy
 
 PYTHIA_TOKENS_PER_STEP = 2_097_152
@@ -54,11 +55,16 @@ PYTHIA_TASKS = tuple(
 
 @cache
 def pythia(*, deduped: bool, num_fewshot: int) -> CurveTable:
-    """One of the four sets: eight sizes, 154 or 15 … checkpoints, of Pythia's standard or deduplicated data."""
+    """One of the four sets: eight sizes of Pythia's standard or deduplicated data, 27 or 15 checkpoints each.
+
+    LAMBADA's perplexity stands in for the loss, which was not published by step: it is in the loss domain.
+    """
     whole = read_tidy(_folder() / "pythia_evals.csv.xz", facts=_pythia_facts(), tokens_per_step=PYTHIA_TOKENS_PER_STEP)
     family = "pythia-deduped" if deduped else "pythia"
     runs = {name for name, facts in whole.runs.items() if facts.family == family}
-    return whole.select(runs=runs, keep=lambda curve: curve.num_fewshot == num_fewshot)
+    chosen = whole.select(runs=runs, keep=lambda curve: curve.num_fewshot == num_fewshot)
+    curves = [replace(curve, domain=LOSS_DOMAIN) if curve.metric == "ppl" else curve for curve in chosen]
+    return CurveTable(chosen.runs.values(), curves)
 
 
 @cache

@@ -1,7 +1,7 @@
 """A task that was not measured, from tasks that were: its score as a function of its siblings' and of the loss.
 
 Learnt on other runs (other sizes) in which both were measured. A line through each sibling, one through their mean, a
-line and a bend through the loss, and a smooth function of the last two, by a Gaussian process whose hyper-parameters all
+line and a bend through the loss, and a smooth function of the last two: a Gaussian process whose hyper-parameters all
 tasks share. Sizes and tokens are left out on purpose: siblings and loss carry them, and extrapolate better.
 """
 

@@ -58,8 +58,8 @@ def test_a_perplexity_is_a_loss_in_nats():
 
 
 def test_an_unknown_axis_and_a_missing_loss_name_what_there_is():
-    table = pythia(deduped=False, num_fewshot=0)
-    curve = table.curves[0]
+    curve = made([1e9, 1e10], [0.3, 0.4])
+    table = CurveTable([], [curve, made([1e9], [20.0], series=Series("lambada_openai", "ppl"))])
     with pytest.raises(ProbeError, match="tokens_per_parameter"):
         positions(table, curve, axis="steps")
     with pytest.raises(ProbeError, match="lambada_openai:ppl"):

@@ -1,0 +1,167 @@
+"""`python -m probes predict PATH…`: scores at the end of a run, or of a task that it did not measure.
+
+Only the command line; the methods are `probes.dynamics.predict` and `probes.dynamics.siblings`.
+
+  python -m probes predict runs/mine                              # its own past
+  python -m probes predict runs/mine runs/small-1 runs/small-2    # learns from finished smaller runs of the family
+  python -m probes predict published:pythia --run pythia-12b --seen 0.3     # as it was at 30 %, beside what came
+  python -m probes predict runs/mine runs/other --unseen piqa     # a task that runs/mine lacks, from its siblings
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ProbeError
+from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
+
+if TYPE_CHECKING:
+    from probes.dynamics.table import CurveTable, Series
+
+_SHOWN_REFUSALS = 6
+
+HELP = "predict final scores, or a task that was not measured, with intervals"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add_table_arguments(parser)
+    parser.add_argument(
+        "--run", dest="only", action="append", metavar="NAME", help="predict this run; those in progress otherwise"
+    )
+    parser.add_argument(
+        "--references", nargs="+", metavar="NAME", help="runs to learn from, instead of smaller siblings"
+    )
+    parser.add_argument("--at-tokens", type=float, metavar="N", help="predict there; at the planned end otherwise")
+    parser.add_argument("--seen", type=float, metavar="SHARE", help="as if only this share of a run had been seen")
+    parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
+    parser.add_argument("--unseen", nargs="+", metavar="TASK", help="tasks a run did not measure, from those it did")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the predictions and writes them.
+
+    Raises:
+        ProbeError: nothing can be read, or a run or task is not there.
+    """
+    table = table_of(options)
+    known(options.only or [], table.runs, "--run")
+    known(options.references or [], table.runs, "--references")
+    rows = _unseen(table, options) if options.unseen else _finals(table, options)
+    if not rows:
+        raise ProbeError(
+            "Every run in the table is at its planned end. Name one with --run NAME and how much of it to look at with "
+            "--seen 0.3, or a later position with --at-tokens."
+        )
+    _print(rows)
+    if options.output is not None:
+        write_rows(rows, options.output)
+    return 0
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """What is predicted, then by which runs, then what is refused, one line a reason."""
+    predicted = [row for row in rows if not row["refused"]]
+    if predicted:
+        print_table([{key: cell for key, cell in row.items() if key not in ("method", "refused")} for row in predicted])
+    for method in dict.fromkeys(row["method"] for row in predicted):
+        print(f"from {method}")
+    for run, reason in dict.fromkeys((row["run"], row["refused"]) for row in rows if row["refused"]):
+        names = [f"{row['task']} ({row['metric']})" for row in rows if (row["run"], row["refused"]) == (run, reason)]
+        shown = ", ".join(dict.fromkeys(names[:_SHOWN_REFUSALS])) + (", …" if len(names) > _SHOWN_REFUSALS else "")
+        print(f"refused, {run}, {len(names)} series: {reason} {shown}")
+
+
+def known(names: Sequence[str], runs: Sequence[str] | dict[str, Any], key: str) -> None:
+    """Refuses names of runs that are not in the table.
+
+    Raises:
+        ProbeError: names the nearest right one.
+    """
+    for name in names:
+        if name not in runs:
+            raise ProbeError(f"{key} {name}: there is no such run.{did_you_mean(name, runs)} Known: {', '.join(runs)}.")
+
+
+def _finals(table: CurveTable, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from probes.dynamics.predict import LEVEL, predict_finals, predictable
+
+    rows: list[dict[str, Any]] = []
+    for name in options.only or [name for name in table.runs if options.seen or not table.is_finished(name)]:
+        total = table.runs[name].total_tokens or table.last_tokens(name)
+        seen = table.until(name, options.seen * total) if options.seen else table
+        wanted = [one for one in predictable(seen, name) if not options.metric or one.metric in options.metric]
+        at = options.at_tokens or (total if options.seen else None)
+        for found in predict_finals(seen, name, series=wanted, references=options.references, tokens=at):
+            now, whole = seen.get(name, found.series), table.get(name, found.series)
+            came = whole is not None and options.seen and abs(whole.tokens_C[-1] - found.tokens) <= 0.005 * found.tokens
+            rows.append(
+                {
+                    "run": name,
+                    **_series(found.series),
+                    "at_tokens": found.tokens,
+                    "now": float(now.value_C[-1]) if now is not None else None,
+                    "predicted": found.value,
+                    f"low_{LEVEL:.0%}": found.low,
+                    f"high_{LEVEL:.0%}": found.high,
+                    **({"came": float(whole.value_C[-1])} if came and whole is not None else {}),
+                    "refused": found.refused,
+                    "method": found.method,
+                }
+            )
+    return rows
+
+
+def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from probes.dynamics.align import loss_series
+    from probes.dynamics.predict import LEVEL, at_chance, predictable
+    from probes.dynamics.siblings import predict_unseen
+    from probes.dynamics.state import is_loss
+
+    targets = [one for one in table.series() if one.task in options.unseen]
+    targets = [one for one in targets if not options.metric or one.metric in options.metric]
+    missing = set(options.unseen) - {one.task for one in targets}
+    if missing:
+        tasks = sorted({one.task for one in table.series()})
+        hint = did_you_mean(min(missing), tasks)
+        raise ProbeError(f"--unseen {', '.join(sorted(missing))}: no run in the table has measured it.{hint}")
+    losses = {curve.series for curve in table if is_loss(curve)}
+    shared = loss_series(table)
+    rows = []
+    for name in options.only or list(table.runs):
+        own = set(predictable(table, name)) - losses
+        wanted = [one for one in targets if options.only or table.get(name, one) is None]
+        for metric, shots in dict.fromkeys((one.metric, one.num_fewshot) for one in wanted):
+            of_kind = [one for one in wanted if (one.metric, one.num_fewshot) == (metric, shots)]
+            like = [one for one in own if (one.metric, one.num_fewshot) == (metric, shots)]
+            found = predict_unseen(
+                table,
+                name,
+                of_kind,
+                measured=sorted(set(like) - at_chance(table, list(table.runs), like).keys() - set(targets)),
+                loss=shared,
+                learn_from=options.references or list(table.runs),
+            )
+            for one in found:
+                last = -1 if len(one.tokens_Q) else None
+                rows.append(
+                    {
+                        "run": name,
+                        **_series(one.series),
+                        "at_tokens": one.tokens_Q[last] if last else None,
+                        "predicted": one.value_Q[last] if last else None,
+                        f"low_{LEVEL:.0%}": one.low_Q[last] if last else None,
+                        f"high_{LEVEL:.0%}": one.high_Q[last] if last else None,
+                        "refused": one.refused,
+                        "method": f"siblings {', '.join(s.task for s in one.siblings)}; loss {shared.task}",
+                    }
+                )
+    return rows
+
+
+def _series(series: Series) -> dict[str, Any]:
+    shots = series.num_fewshot if series.num_fewshot >= 0 else None
+    return {"task": series.task, "metric": series.metric, "shots": shots}

@@ -1,0 +1,66 @@
+"""`python -m probes state PATH…`: whether a run is healthy, in words with numbers.
+
+Only the command line; the rules are in `probes.dynamics.state`. Runs are held against the references that are named,
+else against finished smaller runs of their family among the paths, else against their own past.
+
+  python -m probes state runs/mine
+  python -m probes state runs/mine runs/small-1 runs/small-2 --run mine
+  python -m probes state runs/mine --references published:pythia
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from probes.commands.predict import known
+from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
+
+HELP = "say whether a run is healthy, to be watched, or to be acted on"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add_table_arguments(parser)
+    parser.add_argument(
+        "--run", dest="only", action="append", metavar="NAME", help="only these runs; all in the paths otherwise"
+    )
+    parser.add_argument(
+        "--references", nargs="+", metavar="PATH", help="further paths whose finished runs are references"
+    )
+    parser.add_argument("--seen", type=float, metavar="SHARE", help="as if only this share of a run had been seen")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints one verdict a run, its evidence and its domains, and writes the domains.
+
+    Raises:
+        ProbeError: nothing can be read, or a run is not there.
+    """
+    from probes.dynamics.state import assess, reference_runs, state_rows
+
+    table = table_of(options)
+    known(options.only or [], table.runs, "--run")
+    names = options.only or list(table.runs)
+    references = None
+    if options.references:
+        table, references = reference_runs(table, options.references)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        seen = table
+        if options.seen:
+            seen = table.until(name, options.seen * (table.runs[name].total_tokens or table.last_tokens(name)))
+        state = assess(seen, name, references=references)
+        print(f"{name}, step {state.step:,}: {state.summary}")
+        for evidence in state.evidence[1:]:
+            print(f"  {evidence.verdict}: {evidence.sentence}")
+        if state.evidence:
+            print(f"  held against {state.basis}")
+        of_run = state_rows(state)
+        if of_run:
+            print_table(of_run, columns=["domain", "verdict", "change", "level", "task", "seen", "expected"])
+        print()
+        rows += of_run
+    if options.output is not None:
+        write_rows(rows, options.output)
+    return 0

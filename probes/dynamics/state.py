@@ -1,0 +1,377 @@
+"""Whether a run is healthy, in plain words with numbers: `healthy`, `watch` or `act`, for the run and for each domain.
+
+The paper's "user-friendly strategy for evaluating the optimization state" (arXiv 2404.01204) made concrete: scores
+against what runs of this size and token count had, against the run's own past, beside its loss and its learning rate.
+Thresholds are in standard deviations and fixed before looking at faults; `tests.bench.dynamics` says what they catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pretrain.track.legible import legible_count
+from probes.dynamics.expectation import WINDOWS, Expectation, Surprise, expect, pooled
+from probes.dynamics.noise import judged_value
+from probes.dynamics.predict import at_chance, usable_references
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
+from probes.dynamics.tidy import MEAN_TASK
+from probes.dynamics.trust import decaying_tasks, is_ability, judge
+
+HEALTHY, WATCH, ACT = "healthy", "watch", "act"
+VERDICTS = (HEALTHY, WATCH, ACT)
+
+WATCH_FROM = 2.5
+ACT_FROM = 3.3
+"""Standard deviations below expectation, of all tasks of a domain or of the run together."""
+
+_FALLS_BEHIND_FROM = 2.0
+"""The same where the loss goes as expected: two records that disagree need less."""
+_LEVEL_FROM = 3.0
+_DECAYING_TASKS = 2
+_UNCHANGED_SERIES = 3
+_METRICS = ("gold_bpb", "bpb", "acc_norm", "acc", "exact_match", "len_norm")
+"""The first of these that a task has (and its references have) stands for it: bits per byte move first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """One observation that speaks about the run.
+
+    Attributes:
+        kind: `change`, `level`, `divergence`, `loss`, `decay`, `unchanged` or `learning rate`.
+        verdict: what it calls for by itself.
+        domain: of the tasks; empty for the whole run.
+        deviation: in standard deviations, more being better; nan where it is no such thing.
+        sentence: in words, with numbers.
+    """
+
+    kind: str
+    verdict: str
+    domain: str = ""
+    deviation: float = float("nan")
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainState:
+    """How one domain stands.
+
+    Attributes:
+        domain: its name.
+        verdict: of its tasks together.
+        change: their deviation from expectation in the window that shows it best; nan if nothing is expected.
+        level: deviation of the latest scores from runs of this size and token count; nan without references.
+        tasks: of the latest checkpoint, seen and expected.
+    """
+
+    domain: str
+    verdict: str
+    change: float
+    level: float
+    tasks: tuple[Surprise, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """What can be said of a run at its latest checkpoint.
+
+    Attributes:
+        run: its name.
+        step: of the checkpoint.
+        tokens: of the checkpoint.
+        verdict: the worst of what the evidence calls for.
+        basis: what the run was held against, in words.
+        domains: one by one.
+        evidence: what speaks for more than `healthy`, the worst first; empty if nothing does.
+        change: deviation of all tasks together, in the window that shows it best.
+    """
+
+    run: str
+    step: int
+    tokens: float
+    verdict: str
+    basis: str
+    domains: tuple[DomainState, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    change: float = float("nan")
+    checkpoints: int = field(default=0)
+
+    @property
+    def summary(self) -> str:
+        """One line: the verdict and the first reason."""
+        reason = self.evidence[0].sentence if self.evidence else f"as expected from {self.basis}"
+        return f"{self.verdict}: {reason}"
+
+
+def assess(
+    table: CurveTable, run: str, *, references: Sequence[str] | None = None, expectation: Expectation | None = None
+) -> State:
+    """The state of a run at its latest checkpoint in the table.
+
+    Args:
+        table: what is known now.
+        run: the run.
+        references: runs to hold it against; by default finished smaller runs of its family, else its own past.
+        expectation: learnt before (at a hook's start); by default made here.
+    """
+    chosen = usable_references(table, run) if references is None else list(references)
+    if expectation is None:
+        expectation = expect(table, run, watched(table, run, chosen), references=chosen)
+    curves = [curve for one in expectation.surfaces if (curve := table.get(run, one)) is not None]
+    tokens, facts = table.last_tokens(run), table.runs[run]
+    curves = [curve for curve in curves if curve.tokens_C[-1] == tokens]
+    tasks = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
+    losses = [curve for curve in curves if curve.domain == LOSS_DOMAIN]
+    limit = ACT if expectation.supports(tokens) or not expectation.references else WATCH
+    evidence = [
+        *_unchanged(table, run, tokens),
+        *_learning_rate(table, run, tokens),
+        *_decay(table, run),
+    ]
+    loss_change = _worst_window(expectation, losses, facts.total_tokens)
+    loss_deviation = pooled(loss_change)
+    if loss_deviation <= -WATCH_FROM:
+        evidence.append(_loss_evidence(loss_change, loss_deviation, limit))
+    domains = []
+    for domain in dict.fromkeys(curve.domain for curve in tasks):
+        of_domain = [curve for curve in tasks if curve.domain == domain]
+        state, found = _domain(expectation, domain, of_domain, limit, facts.total_tokens)
+        domains.append(state)
+        evidence += found
+    together = _worst_window(expectation, tasks, facts.total_tokens)
+    change = pooled(together)
+    evidence += _together(together, change, losses, loss_deviation, limit)
+    evidence.sort(key=lambda one: -VERDICTS.index(one.verdict))
+    return State(
+        run=run,
+        step=max((int(curve.step_C[-1]) for curve in table.of_run(run)), default=-1),
+        tokens=tokens,
+        verdict=max((one.verdict for one in evidence), key=VERDICTS.index, default=HEALTHY),
+        basis=_basis(expectation, tokens, bool(curves)),
+        domains=tuple(domains),
+        evidence=tuple(evidence),
+        change=change,
+        checkpoints=max((len(curve) for curve in curves), default=0),
+    )
+
+
+def watched(table: CurveTable, run: str, references: Sequence[str]) -> list[Series]:
+    """One series for each task that has left chance, and the losses; with references, those that one of them has, too."""
+    by_task: dict[tuple[str, int], Series] = {}
+    losses = []
+    for curve in table.of_run(run):
+        one = curve.series
+        if references and not any(table.get(name, one) is not None for name in references):
+            continue
+        if is_loss(curve):
+            losses.append(one)
+        elif one.metric in _METRICS and curve.task != MEAN_TASK and is_ability(curve):
+            key = (one.task, one.num_fewshot)
+            held = by_task.get(key)
+            if held is None or _METRICS.index(one.metric) < _METRICS.index(held.metric):
+                by_task[key] = one
+    guessed = at_chance(table, [run, *references], list(by_task.values()))
+    return [*(one for one in by_task.values() if one not in guessed), *losses]
+
+
+def reference_runs(table: CurveTable, paths: Sequence[str]) -> tuple[CurveTable, list[str]]:
+    """The table with the runs of further paths, and the names of those that can be references: finished, not decaying.
+
+    Raises:
+        ProbeError: a path cannot be read, or a name is in both.
+    """
+    from probes.dynamics.load import load_curves
+
+    further = load_curves(paths)
+    both = CurveTable([*further.runs.values(), *table.runs.values()], [*further.curves, *table.curves])
+    decaying = decaying_tasks(judge(further))
+    fit = [
+        name
+        for name, facts in further.runs.items()
+        if facts.parameters and further.is_finished(name) and len(decaying.get(name, ())) < _DECAYING_TASKS
+    ]
+    return both, fit
+
+
+def state_rows(state: State) -> list[dict[str, Any]]:
+    """One row for each task of each domain: what was seen and expected, with the domain's verdict."""
+    return [
+        {
+            "run": state.run,
+            "step": state.step,
+            "tokens": state.tokens,
+            "run_verdict": state.verdict,
+            "domain": domain.domain,
+            "verdict": domain.verdict,
+            "change": domain.change,
+            "level": domain.level,
+            "task": task.series.task,
+            "metric": task.series.metric,
+            "seen": task.seen,
+            "expected": task.expected,
+            "deviation": task.deviation,
+        }
+        for domain in state.domains
+        for task in domain.tasks
+    ]
+
+
+def is_loss(curve: TaskCurve) -> bool:
+    """Whether a curve is a language-modelling loss: held-out text or training."""
+    return curve.domain == LOSS_DOMAIN and curve.lower_is_better
+
+
+def _domain(
+    expectation: Expectation, domain: str, curves: Sequence[TaskCurve], limit: str, total_tokens: float | None
+) -> tuple[DomainState, list[Evidence]]:
+    worst = _worst_window(expectation, curves, total_tokens)
+    levels = [one for curve in curves if (one := expectation.level(curve)) is not None]
+    change, level = pooled(worst), pooled(levels)
+    evidence = []
+    verdict = _verdict(change, limit)
+    if verdict != HEALTHY:
+        evidence.append(
+            Evidence(
+                kind="change",
+                verdict=verdict,
+                domain=domain,
+                deviation=change,
+                sentence=f"{domain} {_behind(worst, change)}",
+            )
+        )
+    if level <= -_LEVEL_FROM:
+        latest = min(levels, key=lambda one: one.deviation)
+        evidence.append(
+            Evidence(
+                kind="level",
+                verdict=WATCH,
+                domain=domain,
+                deviation=level,
+                sentence=f"{domain} is {-level:.1f} deviations below runs of this size and token count "
+                f"({_seen(latest)})",
+            )
+        )
+    shown = tuple(levels) if levels else tuple(worst)
+    state = DomainState(
+        domain=domain,
+        verdict=max((one.verdict for one in evidence), key=VERDICTS.index, default=HEALTHY),
+        change=change,
+        level=level,
+        tasks=shown,
+    )
+    return state, evidence
+
+
+def _together(
+    together: Sequence[Surprise], change: float, losses: Sequence[TaskCurve], loss_deviation: float, limit: str
+) -> list[Evidence]:
+    """Evidence of all tasks, and of tasks against loss."""
+    evidence = []
+    verdict = _verdict(change, limit)
+    if verdict != HEALTHY:
+        evidence.append(
+            Evidence(
+                kind="change",
+                verdict=verdict,
+                deviation=change,
+                sentence=f"all tasks together {_behind(together, change)}",
+            )
+        )
+    improving = bool(losses) and all(
+        len(curve) > 1 and judged_value(curve)[-1] >= judged_value(curve)[-2] for curve in losses
+    )
+    if change <= -_FALLS_BEHIND_FROM and improving and loss_deviation > -1.0:
+        evidence.append(
+            Evidence(
+                kind="divergence",
+                verdict=WATCH,
+                deviation=change,
+                sentence=f"the loss improves as expected ({loss_deviation:+.1f}), the tasks do not ({change:+.1f}): "
+                "look at what the data now holds, and at the prompts",
+            )
+        )
+    return evidence
+
+
+def _worst_window(expectation: Expectation, curves: Sequence[TaskCurve], total_tokens: float | None) -> list[Surprise]:
+    """The surprises of the window in which these curves together are furthest below expectation."""
+    found: list[list[Surprise]] = []
+    for window in WINDOWS:
+        surprises = [expectation.change(curve, window, total_tokens=total_tokens) for curve in curves]
+        known = [surprise for surprise in surprises if surprise is not None]
+        if known and len(known) == len(curves):
+            found.append(known)
+    return min(found, key=pooled) if found else []
+
+
+def _verdict(deviation: float, limit: str) -> str:
+    if not deviation <= -WATCH_FROM:
+        return HEALTHY
+    return limit if deviation <= -ACT_FROM else WATCH
+
+
+def _loss_evidence(surprises: Sequence[Surprise], deviation: float, limit: str) -> Evidence:
+    return Evidence(
+        kind="loss",
+        verdict=_verdict(deviation, limit),
+        domain=LOSS_DOMAIN,
+        deviation=deviation,
+        sentence=f"the loss {_behind(surprises, deviation)}",
+    )
+
+
+def _unchanged(table: CurveTable, run: str, tokens: float) -> list[Evidence]:
+    """Scores that are the same to the last bit are scores of the same weights."""
+    curves = [
+        curve
+        for curve in table.of_run(run)
+        if curve.tokens_C[-1] == tokens and len(curve) > 1 and curve.tokens_C[-2] > 0
+    ]
+    moving = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
+    if len(moving) < _UNCHANGED_SERIES or any(curve.value_C[-1] != curve.value_C[-2] for curve in moving):
+        return []
+    sentence = (
+        f"all {len(moving)} scores are exactly those of step {moving[0].step_C[-2]:,}: the weights have not changed. "
+        "Look at the learning rate, at skipped steps, at which checkpoint was scored"
+    )
+    return [Evidence(kind="unchanged", verdict=ACT, sentence=sentence)]
+
+
+def _learning_rate(table: CurveTable, run: str, tokens: float) -> list[Evidence]:
+    curve = table.get(run, Series("train", "learning_rate"))
+    total = table.runs[run].total_tokens
+    if curve is None or curve.value_C[-1] > 0 or curve.tokens_C[-1] == 0 or (total and tokens >= 0.99 * total):
+        return []
+    return [Evidence(kind="learning rate", verdict=ACT, sentence="the learning rate is 0 before the end of the run")]
+
+
+def _decay(table: CurveTable, run: str) -> list[Evidence]:
+    tasks = decaying_tasks(judge(table, runs=[run])).get(run, [])
+    if len(tasks) < _DECAYING_TASKS:
+        return []
+    sentence = f"{len(tasks)} tasks have lost what they had: {', '.join(sorted(tasks)[:5])} (their mean of three "
+    sentence += "checkpoints fell from its best by more than their noise)"
+    return [Evidence(kind="decay", verdict=WATCH, sentence=sentence)]
+
+
+def _behind(surprises: Sequence[Surprise], deviation: float) -> str:
+    furthest = min(surprises, key=lambda one: one.deviation)
+    over = "the last checkpoint" if furthest.window == 1 else f"the last {furthest.window} checkpoints"
+    return f"fell {-deviation:.1f} deviations below expectation over {over} (most of all {_seen(furthest)})"
+
+
+def _seen(surprise: Surprise) -> str:
+    return f"{surprise.series}: {surprise.seen:.4g}, expected {surprise.expected:.4g}"
+
+
+def _basis(expectation: Expectation, tokens: float, judged: bool) -> str:
+    if not judged:
+        return "nothing yet: too few checkpoints, and no references that measured the same"
+    if not expectation.references:
+        return "its own past"
+    text = f"{len(expectation.references)} run(s) of {legible_count(int(expectation.smallest_parameters))} to "
+    text += f"{legible_count(int(expectation.largest_parameters))} parameters"
+    beyond = ", which this run is outside of in size or length: watched at most"
+    return text if expectation.supports(tokens) else text + beyond
