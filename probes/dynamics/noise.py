@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from probes.dynamics.table import TaskCurve
 
@@ -139,7 +139,7 @@ def smooth(curve: TaskCurve, *, level: float = 0.8) -> SmoothCurve:
     value_C = hat_CC @ curve.value_C
     freedom = max(count - 2.0 * np.trace(hat_CC) + float(np.sum(hat_CC**2)), 1.0)
     noise = max(noise, float(np.sqrt(np.sum((curve.value_C - value_C) ** 2) / freedom)))
-    half_C = stats.norm.ppf(0.5 + level / 2.0) * noise * np.sqrt(np.sum(hat_CC**2, axis=1))
+    half_C = special.ndtri(0.5 + level / 2.0) * noise * np.sqrt(np.sum(hat_CC**2, axis=1))
     return SmoothCurve(curve.tokens_C, value_C, value_C - half_C, value_C + half_C, noise, neighbours)
 
 

@@ -7,7 +7,7 @@ the scores do not ask for more. Who comes first, and whether runs agree on it, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -36,8 +36,8 @@ class ChangePoint:
     Attributes:
         state: `AT`, `BEFORE`, `NOT_YET` or `NEVER`.
         tokens: where; nan unless `AT`.
-        low: lower end of its interval; nan unless `AT`.
-        high: upper end.
+        low: lower end of its interval, 0 for before the first checkpoint; nan unless `AT`.
+        high: upper end; inf for not reached.
         drawn_B: its place in each draw of the bootstrap, in tokens; 0 for before the first checkpoint, inf for not
             reached.
     """
@@ -114,9 +114,9 @@ def arise(table: CurveTable, curve: TaskCurve, *, draws: int = 200, level: float
 
     Least squares over a grid of change points; the number of pieces by BIC with the checkpoint noise as known variance.
     Scores below chance count as chance: on the way up to it nothing is learnt. A rise counts as an onset if it is five
-    times the noise and leads three standard errors above chance. Intervals are of noise drawn about the fit, with the
-    deviation of checkpoints or of what the fit leaves over, whichever is more; and no change point is taken to be known
-    better than to a gap between checkpoints.
+    times the noise and leads three standard errors above chance; if the fit starts there already, it was before.
+    Intervals are of noise drawn about the fit, with the deviation of checkpoints or of what the fit leaves over,
+    whichever is more; and no change point is taken to be known better than to a gap between checkpoints.
 
     Args:
         table: says whether the run is finished, which tells `NEVER` from `NOT_YET`.
@@ -142,6 +142,9 @@ def arise(table: CurveTable, curve: TaskCurve, *, draws: int = 200, level: float
     deviation = max(noise, float(np.sqrt(fit.residual_B[0] / freedom)))
     rng = np.random.default_rng(seed)
     drawn = _best(pieces, fit.fitted_BC + deviation * rng.normal(size=(draws, len(curve))), deviation)
+    if _is_above_chance(curve, float(fit.fitted_BC[0, 0]), noise, slice(0, _WINDOW)):
+        # What is known at the first checkpoint was learnt before it.
+        fit, drawn = (replace(one, onset_B=np.full(len(one.onset_B), position_C[0])) for one in (fit, drawn))
     places = [(fit.onset_B, drawn.onset_B), (_ends(fit, position_C[-1]), _ends(drawn, position_C[-1]))]
     onset, saturation = (
         _change_point(float(place_B[0]), _blurred(drawn_B, position_C, rng), position_C, missing, level)
@@ -209,8 +212,8 @@ def domain_curve(curves: Sequence[TaskCurve], domain: str) -> TaskCurve | None:
     )
 
 
-def _rank(curve: TaskCurve) -> tuple[bool, str]:
-    return not np.isfinite(curve.chance), curve.metric
+def _rank(curve: TaskCurve) -> tuple[bool, str, int]:
+    return not np.isfinite(curve.chance), curve.metric, curve.num_fewshot
 
 
 def _no_onset(curve: TaskCurve, fit: _Fit, rise: float, noise: float) -> str:
@@ -222,12 +225,17 @@ def _no_onset(curve: TaskCurve, fit: _Fit, rise: float, noise: float) -> str:
     if np.isfinite(curve.chance):
         window_W = np.convolve(curve.value_C, np.full(_WINDOW, 1 / _WINDOW), "valid")
         best = int(np.argmax(window_W))
-        stderr = float(np.mean(curve.stderr_C[best : best + _WINDOW]))
-        stderr = stderr if np.isfinite(stderr) else noise / STDERR_SHARE
-        above = float(window_W[best] - curve.chance) / stderr if stderr > 0 else np.inf
-        if above < _ABOVE_CHANCE:
-            return f"at best {above:.1f} standard errors above chance, {_ABOVE_CHANCE:g} needed"
+        if not _is_above_chance(curve, float(window_W[best]), noise, slice(best, best + _WINDOW)):
+            return f"at best {window_W[best]:.3f}, not {_ABOVE_CHANCE:g} standard errors above chance"
     return ""
+
+
+def _is_above_chance(curve: TaskCurve, value: float, noise: float, where: slice) -> bool:
+    """Whether a score is three standard errors above chance; False where guessing means nothing."""
+    stderr = float(np.mean(curve.stderr_C[where]))
+    # Of no right answer the error is 0, but not that of the fit.
+    stderr = max(stderr, noise) if np.isfinite(stderr) else noise / STDERR_SHARE
+    return value - curve.chance >= _ABOVE_CHANCE * stderr
 
 
 def _none(curve: TaskCurve, state: str, reason: str, draws: int, *, rise: float = float("nan")) -> Arising:

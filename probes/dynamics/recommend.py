@@ -6,7 +6,7 @@ Chosen among the verdicts of `probes.dynamics.trust`: one metric a task, the dom
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,19 +97,69 @@ def trusted_since(table: CurveTable, run: str, *, rule: TrustRule | None = None)
     return since
 
 
+def soon(table: CurveTable, run: str, *, rule: TrustRule | None = None) -> dict[Series, tuple[float, str]]:
+    """Tasks that cannot be trusted yet, but could be in the finished run of the family that is nearest in size.
+
+    Args:
+        table: has the run and others.
+        run: in progress, or cut with `CurveTable.until`.
+        rule: of trust; the default one unless given.
+
+    Returns:
+        Tokens from which on it could be trusted there, later than now, and that run's name; empty without such a run.
+    """
+    own = table.runs[run]
+    others = [
+        facts
+        for name, facts in table.runs.items()
+        if name != run and facts.family == own.family and facts.parameters and table.is_finished(name)
+    ]
+    if not own.parameters or not others:
+        return {}
+    size = own.parameters
+    nearest = min(others, key=lambda facts: abs(np.log((facts.parameters or size) / size))).name
+    now = table.last_tokens(run)
+    since = trusted_since(table, nearest, rule=rule)
+    trusted = {verdict.series.task for verdict in judge(table.select(runs=[run]), rule=rule) if verdict.trusted}
+    worth = {one.series for one in _worth_watching(judge(table.select(runs=[nearest]), rule=rule))}
+    return {
+        series: (tokens, nearest)
+        for series, tokens in sorted(since.items(), key=lambda item: item[1])
+        if series in worth and series.task not in trusted and tokens > now
+    }
+
+
 def benchmark_of(task: str) -> str:
     """The name that the parts of a benchmark share: up to the first dash or underscore."""
     return task.replace("-", "_").split("_")[0]
 
 
+def parts_of_large_benchmarks(series: Iterable[Series]) -> dict[Series, str]:
+    """The series that are one of five or more parts of a benchmark, with its name; twins count as one part."""
+    groups: dict[tuple[str, str, int], list[Series]] = defaultdict(list)
+    for one in series:
+        groups[benchmark_of(one.task), one.metric, one.num_fewshot].append(one)
+    found: dict[Series, str] = {}
+    for (benchmark, _, _), members in groups.items():
+        parts: list[str] = []
+        for member in members:
+            if len(parts) < _LARGE_BENCHMARK and not any(is_twin(member.task, part) for part in parts):
+                parts.append(member.task)
+        if len(parts) == _LARGE_BENCHMARK:
+            found.update(dict.fromkeys(members, benchmark))
+    return found
+
+
 def _worth_watching(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Trusted tasks, without losses and without single parts of a large benchmark whose other parts are not."""
-    parts: Mapping[tuple[str, str, str], list[Verdict]] = defaultdict(list)
+    part_of = parts_of_large_benchmarks(verdict.series for verdict in verdicts)
+    groups: dict[tuple[str, str, int], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        parts[benchmark_of(verdict.series.task), verdict.series.metric, verdict.domain].append(verdict)
+        series = verdict.series
+        groups[part_of.get(series, series.task), series.metric, series.num_fewshot].append(verdict)
     kept: list[Verdict] = []
-    for group in parts.values():
+    for group in groups.values():
         trusted = [verdict for verdict in group if verdict.trusted and verdict.domain != LOSS_DOMAIN]
-        if len(group) < _LARGE_BENCHMARK or 2 * len(trusted) >= len(group):
+        if 2 * len(trusted) >= len(group):
             kept.extend(trusted)
     return kept

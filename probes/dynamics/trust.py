@@ -257,6 +257,8 @@ def _failures(found: dict[str, float], rule: TrustRule, *, count: int, has_chanc
             f"{found['above_chance']:.1f} standard errors above chance, which luck gives one of so many curves "
             f"(p = {found['p_value']:.2g} after Holm, {rule.significance:g} needed)"
         )
+    if not np.isfinite(found["monotonicity"]):
+        return [*failures, "all scores are equal"]
     if not found["monotonicity"] >= rule.monotonicity:
         failures.append(f"Spearman {found['monotonicity']:.2f} with time, {rule.monotonicity:g} needed")
     if not found["gain"] >= rule.gain:

@@ -90,7 +90,7 @@ def test_scores_below_chance_are_no_rise():
 
 
 def test_a_slow_drift_before_the_rise_is_no_onset():
-    drift = 0.30 + 0.002 * np.log(TOKENS / TOKENS[0]) + hinge(1e10, 1e12, low=0.0)
+    drift = 0.25 + 0.002 * np.log(TOKENS / TOKENS[0]) + hinge(1e10, 1e12, low=0.0)
     found = arising(made(drift + np.random.default_rng(4).normal(0, 0.002, 40)))
     assert found.onset.tokens == pytest.approx(1e10, rel=0.6)
 

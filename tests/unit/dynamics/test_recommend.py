@@ -1,7 +1,7 @@
 import pytest
 
 from probes.dynamics.published import olmo_ladder, pythia
-from probes.dynamics.recommend import benchmark_of, recommend, trusted_since
+from probes.dynamics.recommend import benchmark_of, parts_of_large_benchmarks, recommend, soon, trusted_since
 from probes.dynamics.table import Series
 
 LARGE = ("410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
@@ -50,6 +50,25 @@ def test_a_series_is_trusted_from_the_look_after_which_it_always_is():
     assert since[Series("sciq", "acc", 0)] == 23_000 * 2_097_152
     assert since[Series("winogrande", "acc", 0)] > since[Series("piqa", "acc", 0)]
     assert Series("logiqa", "acc", 0) not in since
+
+
+def test_what_will_tell_something_soon_is_taken_from_the_nearest_finished_run():
+    table = pythia(deduped=False, num_fewshot=0)
+    found = soon(table.until("pythia-1b-bf16", 13_000 * 2_097_152), "pythia-1b-bf16")
+    tokens, run = found[Series("sciq", "acc", 0)]
+    assert run == "pythia-1.4b" and tokens == 23_000 * 2_097_152
+    assert Series("logiqa", "acc", 0) not in found
+    # Of a task that can be trusted by one metric the others are not announced.
+    later = soon(table.until("pythia-1b-bf16", 33_000 * 2_097_152), "pythia-1b-bf16")
+    assert {one.task for one in later} == {"winogrande"}
+    assert soon(table.select(runs=["pythia-1b-bf16"]), "pythia-1b-bf16") == {}
+
+
+def test_parts_of_large_benchmarks_are_told_from_tasks_and_twins():
+    names = [f"hendrycksTest-{part}" for part in "abcde"] + ["arc_easy", "arc_challenge"]
+    names += [f"mmlu_{part}_{split}_rc" for part in ("stem", "other", "law", "art") for split in ("val", "test")]
+    found = parts_of_large_benchmarks([Series(name, "acc") for name in names])
+    assert set(found.values()) == {"hendrycksTest"} and len(found) == 5
 
 
 def test_parts_of_a_benchmark_share_its_name():
