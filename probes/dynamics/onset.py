@@ -114,7 +114,7 @@ def arise(table: CurveTable, curve: TaskCurve, *, draws: int = 200, level: float
 
     Least squares over a grid of change points; the number of pieces by BIC with the checkpoint noise as known variance.
     Scores below chance count as chance: on the way up to it nothing is learnt. A rise counts as an onset if it is five
-    times the noise and leads three standard errors above chance; if the fit starts there already, it was before.
+    times the noise and leads three standard errors above chance; if a trained model starts there, it was before.
     Intervals are of noise drawn about the fit, with the deviation of checkpoints or of what the fit leaves over,
     whichever is more; and no change point is taken to be known better than to a gap between checkpoints.
 
@@ -142,8 +142,8 @@ def arise(table: CurveTable, curve: TaskCurve, *, draws: int = 200, level: float
     deviation = max(noise, float(np.sqrt(fit.residual_B[0] / freedom)))
     rng = np.random.default_rng(seed)
     drawn = _best(pieces, fit.fitted_BC + deviation * rng.normal(size=(draws, len(curve))), deviation)
-    if _is_above_chance(curve, float(fit.fitted_BC[0, 0]), noise, slice(0, _WINDOW)):
-        # What is known at the first checkpoint was learnt before it.
+    if curve.tokens_C[0] > 0 and _is_above_chance(curve, float(fit.fitted_BC[0, 0]), noise, slice(0, _WINDOW)):
+        # What is known at the first checkpoint was learnt before it, unless that is untrained.
         fit, drawn = (replace(one, onset_B=np.full(len(one.onset_B), position_C[0])) for one in (fit, drawn))
     places = [(fit.onset_B, drawn.onset_B), (_ends(fit, position_C[-1]), _ends(drawn, position_C[-1]))]
     onset, saturation = (

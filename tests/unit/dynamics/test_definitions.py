@@ -17,19 +17,7 @@ from probes.dynamics.definitions import (
 )
 from probes.dynamics.published import pythia
 from probes.dynamics.table import Series
-
-SIZES = ("70m", "160m", "410m", "1b-bf16", "1.4b", "2.8b", "6.9b", "12b")
-REFERENCE = {
-    ("lambada_openai", "acc"): (1.0, (0.1606, 0.4069, 0.9804, 0.9902, 0.9877, 0.9926, 0.9951, 0.9951)),
-    ("piqa", "acc"): (0.989, (0.4373, 0.3479, 0.9167, 0.9779, 0.9436, 0.973, 0.9583, 0.9902)),
-    ("sciq", "acc"): (0.9697, (0.0245, 0.0025, 0.8694, 0.8821, 0.9337, 0.9663, 0.9314, 0.9074)),
-    ("arc_easy", "acc"): (0.9945, (0.0626, 0.2391, 0.9264, 0.9908, 0.992, 0.9975, 0.9902, 0.9926)),
-    ("arc_challenge", "acc_norm"): (0.9011, (0.5611, 0.5584, 0.7431, 0.9073, 0.8473, 0.9289, 0.9884, 0.9712)),
-    ("winogrande", "acc"): (0.8603, (0.4637, 0.3073, 0.8512, 0.488, 0.9755, 0.973, 0.8971, 0.951)),
-    ("logiqa", "acc_norm"): (0.3956, (0.0993, 0.3456, 0.6908, 0.767, 0.1682, 0.7118, 0.8733, 0.7535)),
-    ("wsc", "acc"): (0.6287, (-0.3298, -0.438, 0.5013, -0.6365, -0.3594, 0.3681, -0.2898, 0.6885)),
-}
-"""Computed apart from this package with scipy; Pythia standard, zero-shot: mean Kendall τ, Spearman by size."""
+from tests.bench.dynamics.pythia_reference import REFERENCES, RUNS
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +25,28 @@ def table():
     return pythia(deduped=False, num_fewshot=0)
 
 
-@pytest.mark.parametrize("task", REFERENCE)
-def test_spearman_from_step_512_is_the_reference_to_four_decimals(table, task):
-    curves = [table.get(f"pythia-{size}", Series(*task, 0)).since_step(512) for size in SIZES]
-    got = monotonicity(np.stack([curve.value_C for curve in curves]))
-    assert [round(float(value), 4) for value in got] == list(REFERENCE[task][1])
+def curves_of(table, reference):
+    return [table.get(run, Series(reference.task, reference.metric, 0)) for run in RUNS]
 
 
-@pytest.mark.parametrize("task", REFERENCE)
-def test_kendall_of_the_order_of_sizes_is_the_reference_to_four_decimals(table, task):
-    curves = [table.get(f"pythia-{size}", Series(*task, 0)) for size in SIZES]
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.task)
+def test_spearman_from_step_512_is_the_reference_to_four_decimals(table, reference):
+    values = np.stack([curve.since_step(512).value_C for curve in curves_of(table, reference)])
+    assert tuple(round(float(value), 4) for value in monotonicity(values)) == reference.spearman
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.task)
+def test_kendall_of_the_order_of_sizes_is_the_reference_to_four_decimals(table, reference):
+    curves = curves_of(table, reference)
     late = np.stack([curve.value_C[curve.tokens_C >= FINETASKS_SINCE_TOKENS] for curve in curves])
-    assert round(ordering_consistency(late), 4) == REFERENCE[task][0]
+    assert round(ordering_consistency(late), 4) == reference.kendall
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.task)
+def test_first_and_last_scores_are_the_published_ones(table, reference):
+    curves = curves_of(table, reference)
+    assert tuple(curve.value_C[0] for curve in curves) == reference.first
+    assert tuple(curve.value_C[-1] for curve in curves) == reference.final
 
 
 def test_spearman_is_scipys_with_ties():

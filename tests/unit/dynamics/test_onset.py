@@ -156,6 +156,12 @@ def test_a_domain_of_bits_per_byte_alone_is_their_mean():
     assert mean.metric == "bpb" and mean.value_C[0] == 1.5 and np.isnan(mean.chance)
 
 
+def test_an_untrained_model_above_chance_has_learnt_nothing_yet():
+    values = 0.06 + hinge(1e9, 3e10, tokens=np.maximum(TOKENS, 1.0)) + np.random.default_rng(6).normal(0, 0.004, 40)
+    assert arising(made(values)).onset.state == BEFORE
+    assert arising(made(values, tokens=[0.0, *TOKENS[1:]])).onset.state == AT
+
+
 def test_runs_measured_late_only_began_before():
     table = olmo_ladder()
     found = arise(table, table.get("1B-10xC", Series("hellaswag_val_rc_5shot", "bpb")))
