@@ -143,7 +143,10 @@ def _stability(compared: SizeComparison) -> str:
     """How far the ranking can be relied on, in a sentence."""
     stability, ceiling = compared.stability["similarity"], compared.ceiling_stability["similarity"]
     if math.isnan(stability):
-        return "No ranking: that takes two tasks and runs of two sizes of one family."
+        return (
+            "No ranking: that takes two tasks, and runs of two sizes of one family with four checkpoints or more, from "
+            "step 512 on, where they overlap on the axis."
+        )
     text = f"The ranking has mean Kendall τ {stability:.2f} under noise and another choice of sizes"
     if math.isnan(ceiling):
         return f"{text}."

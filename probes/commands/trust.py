@@ -73,6 +73,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"\n{name}, {_legible(tokens)} tokens: {sum(one.trusted for one in own)} of {len(own)} curves trusted")
         print_table([_shown(row) for row in (_rows(own) if options.all else _collapsed(own))], columns=_SHOWN)
         chosen = recommend(seen, name, limit=options.watch, rule=rule, verdicts=own)
+        if own and all(verdict.num_checkpoints < rule.checkpoints for verdict in own):
+            print(
+                f"too early to tell: checkpoints count from step {rule.since_step} on; --since-step N looks at earlier"
+            )
         for one in chosen:
             print(f"watch {one.series}: {one.reason}")
         if not chosen:

@@ -18,6 +18,7 @@ from probes.dynamics.trust import TrustRule, Verdict, judge
 _LARGE_BENCHMARK = 5
 """From so many parts on, one part is recommended only where most parts can be trusted: two of MMLU's 57 subjects that
 rise tell of the wording of their answers, not of MMLU."""
+_LOSSES = frozenset({"loss", "ce_loss"})
 _MOST_LOOKS = 30
 
 
@@ -159,7 +160,8 @@ def _worth_watching(verdicts: Sequence[Verdict]) -> list[Verdict]:
         groups[part_of.get(series, series.task), series.metric, series.num_fewshot].append(verdict)
     kept: list[Verdict] = []
     for group in groups.values():
-        trusted = [verdict for verdict in group if verdict.trusted and verdict.domain != LOSS_DOMAIN]
-        if 2 * len(trusted) >= len(group):
+        trusted = [verdict for verdict in group if verdict.trusted]
+        is_loss = group[0].domain == LOSS_DOMAIN or group[0].series.metric in _LOSSES
+        if not is_loss and 2 * len(trusted) >= len(group):
             kept.extend(trusted)
     return kept
