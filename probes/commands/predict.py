@@ -117,7 +117,8 @@ def _finals(table: CurveTable, options: argparse.Namespace) -> list[dict[str, An
 
 def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, Any]]:
     from probes.dynamics.align import loss_series
-    from probes.dynamics.predict import LEVEL, at_chance, predictable
+    from probes.dynamics.chance import at_chance
+    from probes.dynamics.predict import LEVEL, predictable
     from probes.dynamics.siblings import predict_unseen
     from probes.dynamics.state import is_loss
 
@@ -141,7 +142,7 @@ def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, An
                 table,
                 name,
                 of_kind,
-                measured=sorted(set(like) - at_chance(table, list(table.runs), like).keys() - set(targets)),
+                measured=sorted(set(like) - at_chance(table, like, references=list(table.runs)).keys() - set(targets)),
                 loss=shared,
                 learn_from=options.references or list(table.runs),
             )

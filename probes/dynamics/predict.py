@@ -6,13 +6,13 @@ refused with the reason instead of predicted. A size sees smaller finished sizes
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from probes.dynamics.chance import at_chance
 from probes.dynamics.extrapolate import FEWEST, extrapolate
 from probes.dynamics.noise import unjudged_value
 from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
@@ -27,10 +27,6 @@ _LOSSES = ("gold_bpb", "bpb", "ppl", "perplexity", "loss", "ce_loss")
 PREDICTED_METRICS = _SCORES + _LOSSES
 """Metrics with a best value that the laws know; others are refused."""
 
-_ABOVE_CHANCE_BY = 0.01
-_RISES_BY = 0.5
-_GAINS_BY = 3.0
-_RUNS_ABOVE = 2
 _DECAYS_TO_DISTRUST = 2
 
 
@@ -100,7 +96,7 @@ def predict_finals(
     learnt = usable_references(table, run) if references is None else list(references)
     learnt = [name for name in learnt if name != run]
     if not even_at_chance:
-        refusals |= at_chance(table, [run, *learnt], [one for one in wanted if one not in refusals])
+        refusals |= at_chance(table, [one for one in wanted if one not in refusals], references=learnt, run=run)
     left = [one for one in wanted if one not in refusals]
     surfaces: dict[Series, Surface] = {}
     if learnt and facts.parameters:
@@ -166,22 +162,6 @@ def _why_not(table: CurveTable, run: str, series: Series, tokens: float | None) 
     if tokens <= curve.tokens_C[-1] * (1 + 1e-9):
         return f"the run is there already: its score at {curve.tokens_C[-1]:.4g} tokens is {curve.value_C[-1]:.4g}."
     return None
-
-
-def at_chance(table: CurveTable, runs: Sequence[str], series: Sequence[Series]) -> dict[Series, str]:
-    """Series that neither the run nor its references have lifted above guessing, with the reason not to predict them.
-
-    Significance is corrected for the number of curves of each run, and a curve must also rise: of Pythia's 57 MMLU
-    subjects a few look good by luck, and some, whose right answers are not evenly spread, from the start. The first of
-    `runs` is the one predicted; it speaks for itself, references only two together.
-    """
-    above: Counter[Series] = Counter()
-    for verdict in judge(table, runs=runs):
-        rises = verdict.monotonicity >= _RISES_BY and verdict.gain >= _GAINS_BY
-        if not np.isfinite(verdict.chance) or (verdict.p_value <= _ABOVE_CHANCE_BY and rises):
-            above[verdict.series] += _RUNS_ABOVE if verdict.run == runs[0] else 1
-    why = "at chance, in this run and in its references: nothing can be said of its future."
-    return {one: why for one in series if above[one] < _RUNS_ABOVE}
 
 
 def _prediction(band: Band, curve: TaskCurve, tokens: float, *, method: str, level: float) -> Prediction:

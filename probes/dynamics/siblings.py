@@ -13,16 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from probes.dynamics.chance import at_chance
 from probes.dynamics.gp import Process, Scores, Term, fit
-from probes.dynamics.noise import judged_stderr, judged_value, noise_of, unjudged_value
+from probes.dynamics.noise import judged_value, noise_of, unjudged_value
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from probes.dynamics.tasks import is_twin
 
 CHECKPOINTS = 10
-"""Checkpoints a run that are learnt from, evenly over log tokens from a twentieth of the run on."""
+"""Checkpoints a run that are learnt from, evenly over log tokens."""
 
-_FIRST_SHARE = 0.05
+SINCE_SHARE = 0.05
+"""Of a run's tokens: what comes before says little of what comes later."""
+
+
 _FEWEST_SIBLINGS = 2
 _FEWEST_ROWS = 8
 
@@ -91,6 +95,8 @@ def predict_unseen(
     learn_from: Sequence[str],
     level: float = 0.8,
     average_over: int = 1,
+    since_share: float = SINCE_SHARE,
+    even_at_chance: bool = False,
 ) -> list[UnseenTask]:
     """The curves of tasks over a run, from those it measured.
 
@@ -103,16 +109,21 @@ def predict_unseen(
         learn_from: runs that measured targets, siblings and loss.
         level: of the intervals.
         average_over: checkpoints of a moving average over every curve before anything else (the ladder's is 5).
+        since_share: of a run's tokens, before which nothing is learnt or predicted.
+        even_at_chance: predict what would be refused for being at chance, too: to measure the method.
     """
     others = [name for name in learn_from if name != run]
     results: dict[Series, UnseenTask] = {}
     learnt: list[tuple[Series, list[Series], Scores, Scores, np.ndarray, TaskCurve]] = []
+    guessed = {} if even_at_chance else at_chance(table, targets, references=others)
     for target in targets:
         siblings = [one for one in measured if not is_twin(one.task, target.task)]
-        why = _why_not(table, target, siblings, others)
+        why = guessed.get(target) or _why_not(table, target, siblings, others)
         if why is None:
-            rows = aligned(table, others, [*siblings, loss, target], average_over=average_over)
-            at = aligned(table, [run], [*siblings, loss], average_over=average_over, checkpoints=None)
+            rows = aligned(table, others, [*siblings, loss, target], average_over=average_over, since_share=since_share)
+            at = aligned(
+                table, [run], [*siblings, loss], average_over=average_over, since_share=since_share, checkpoints=None
+            )
             if len(rows.run_R) < _FEWEST_ROWS or not len(at.run_R):
                 why = "too few checkpoints at which the target, its siblings and the loss were all measured."
         if why is not None:
@@ -141,6 +152,7 @@ def aligned(
     series: Sequence[Series],
     *,
     average_over: int = 1,
+    since_share: float = SINCE_SHARE,
     checkpoints: int | None = CHECKPOINTS,
 ) -> Rows:
     """Judged scores at the checkpoints that all series of a run share, the early ones left out.
@@ -150,6 +162,7 @@ def aligned(
         runs: those that lack a series give no rows.
         series: the columns.
         average_over: as in `predict_unseen`.
+        since_share: as in `predict_unseen`.
         checkpoints: at most so many a run, evenly over log tokens; None takes all.
     """
     indices, tokens, values = [], [], []
@@ -165,10 +178,10 @@ def aligned(
             continue
         if checkpoints is not None:
             position = np.log(shared)
-            wanted = np.linspace(np.log(_FIRST_SHARE * shared[-1]), position[-1], checkpoints)
+            wanted = np.linspace(np.log(since_share * shared[-1]), position[-1], checkpoints)
             shared = shared[np.unique(np.abs(position[:, None] - wanted).argmin(axis=0))]
         else:
-            shared = shared[shared >= _FIRST_SHARE * shared[-1]]
+            shared = shared[shared >= since_share * shared[-1]]
         columns = [_averaged(c, average_over)[np.searchsorted(c.tokens_C, shared)] for c in present]
         indices.append(np.full(len(shared), index))
         tokens.append(shared)
@@ -237,19 +250,4 @@ def _why_not(table: CurveTable, target: Series, siblings: Sequence[Series], runs
     curves = [curve for name in runs if (curve := table.get(name, target)) is not None]
     if not curves:
         return "no other run has measured it."
-    if not any(_leaves_chance(curve, table.runs[curve.run].total_tokens) for curve in curves):
-        return "at chance in every run that measured it: there is nothing to learn."
     return None
-
-
-_CHANCE_BY = 4.0
-"""Standard errors over items, in the mean of the last three checkpoints: some hundred curves may be looked at."""
-
-
-def _leaves_chance(curve: TaskCurve, total_tokens: float | None) -> bool:
-    late = relevant(curve, total_tokens)
-    if not np.isfinite(late.chance) or len(late) < 3:
-        return True
-    error = float(np.nanmean(judged_stderr(late)[-3:])) if np.isfinite(judged_stderr(late)).any() else 0.0
-    rises = float(stats.spearmanr(late.tokens_C, late.value_C)[0]) if np.ptp(late.value_C) else 0.0
-    return bool(late.value_C[-3:].mean() - late.chance > _CHANCE_BY * error and rises > 0.5)

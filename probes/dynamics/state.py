@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pretrain.track.legible import legible_count
+from probes.dynamics.chance import at_chance
 from probes.dynamics.expectation import WINDOWS, Expectation, Surprise, expect, pooled
 from probes.dynamics.noise import judged_value
-from probes.dynamics.predict import at_chance, usable_references
+from probes.dynamics.predict import usable_references
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 from probes.dynamics.tidy import MEAN_TASK
 from probes.dynamics.trust import decaying_tasks, is_ability, judge
@@ -29,6 +30,9 @@ ACT_FROM = 3.3
 _FALLS_BEHIND_FROM = 2.0
 """The same where the loss goes as expected: two records that disagree need less."""
 _LEVEL_FROM = 3.0
+_EARLY_SHARE = 0.15
+"""Of a run: before that, warm-up and the first steep rise differ between recipes, and nothing is called `act`."""
+
 _DECAYING_TASKS = 2
 _UNCHANGED_SERIES = 3
 _METRICS = ("gold_bpb", "bpb", "acc_norm", "acc", "exact_match", "len_norm")
@@ -124,7 +128,9 @@ def assess(
     curves = [curve for curve in curves if curve.tokens_C[-1] == tokens]
     tasks = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
     losses = [curve for curve in curves if curve.domain == LOSS_DOMAIN]
-    limit = ACT if expectation.supports(tokens) or not expectation.references else WATCH
+    early = facts.total_tokens is not None and tokens < _EARLY_SHARE * facts.total_tokens
+    supported = expectation.supports(tokens) or not expectation.references
+    limit = ACT if supported and not early else WATCH
     evidence = [
         *_unchanged(table, run, tokens),
         *_learning_rate(table, run, tokens),
@@ -158,7 +164,7 @@ def assess(
 
 
 def watched(table: CurveTable, run: str, references: Sequence[str]) -> list[Series]:
-    """One series for each task that has left chance, and the losses; with references, those that one of them has, too."""
+    """One series for each task that has left chance, and the losses; where there are references, those they have."""
     by_task: dict[tuple[str, int], Series] = {}
     losses = []
     for curve in table.of_run(run):
@@ -172,7 +178,7 @@ def watched(table: CurveTable, run: str, references: Sequence[str]) -> list[Seri
             held = by_task.get(key)
             if held is None or _METRICS.index(one.metric) < _METRICS.index(held.metric):
                 by_task[key] = one
-    guessed = at_chance(table, [run, *references], list(by_task.values()))
+    guessed = at_chance(table, list(by_task.values()), references=references, run=run)
     return [*(one for one in by_task.values() if one not in guessed), *losses]
 
 

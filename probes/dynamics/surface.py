@@ -30,6 +30,11 @@ TERMS = (
 EARLIEST_SHARE = 0.005
 """Of a run's tokens: checkpoints before that are in another regime (Pythia's step 512 is left out, 1,000 is in)."""
 
+MOST_CHECKPOINTS = 24
+"""Scores a run and task that are looked at; more checkpoints are averaged to so many."""
+
+_FEWEST_CHECKPOINTS = 8
+_MOST_SCORES = 320
 _NEW_RUN = -1.0
 _PRIOR_WEIGHT = 2.0
 """Of a parameter one prior deviation off, against a score one noise deviation off."""
@@ -123,13 +128,13 @@ class Surface:
             parameters: of that run.
         """
         index = max(self._runs.values(), default=-1) + 1
-        position_PF = self.origin.positions(parameters, curve.tokens_C, index)
+        tokens_P, value_P, count_P = _thinned(curve, MOST_CHECKPOINTS)
+        position_PF = self.origin.positions(parameters, tokens_P, index)
         power_P, direct_P = self.laws.both(position_PF)
-        rest_P = judged_value(curve) - 0.5 * (power_P + direct_P)
         known = Scores(
             np.concatenate([self._rest.feature_PF, position_PF]),
-            np.concatenate([self._rest.value_P, rest_P]),
-            np.concatenate([self._rest.noise_P, np.full(len(curve), self.noise)]),
+            np.concatenate([self._rest.value_P, value_P - 0.5 * (power_P + direct_P)]),
+            np.concatenate([self._rest.noise_P, self.noise / np.sqrt(count_P)]),
         )
         return Surface(self.origin, self.laws, self._process, known, {**self._runs, curve.run: index}, self.noise)
 
@@ -197,15 +202,18 @@ def _origin(table: CurveTable, runs: Sequence[str]) -> Origin:
 def _prepare(
     table: CurveTable, runs: Sequence[str], series: Series, origin: Origin
 ) -> tuple[Laws, Scores, float] | None:
-    positions, values, noises = [], [], []
+    positions, values, noises, counts = [], [], [], []
     curve = None
+    most = int(np.clip(_MOST_SCORES / max(len(runs), 1), _FEWEST_CHECKPOINTS, MOST_CHECKPOINTS))
     for index, name in enumerate(runs):
         facts, found = table.runs[name], table.get(name, series)
         if found is None or not facts.parameters:
             continue
         curve = relevant(found, facts.total_tokens)
-        positions.append(origin.positions(facts.parameters, curve.tokens_C, index))
-        values.append(judged_value(curve))
+        tokens_P, value_P, count_P = _thinned(curve, most)
+        positions.append(origin.positions(facts.parameters, tokens_P, index))
+        values.append(value_P)
+        counts.append(count_P)
         noises.append(noise_of(curve))
     if curve is None or sum(map(len, values)) < 5:
         return None
@@ -220,8 +228,26 @@ def _prepare(
         chance=curve.chance,
     )
     power_P, direct_P = laws.both(position_PF)
-    rest = Scores(position_PF, value_P - 0.5 * (power_P + direct_P), np.full(len(value_P), noise))
+    rest = Scores(position_PF, value_P - 0.5 * (power_P + direct_P), noise / np.sqrt(np.concatenate(counts)))
     return laws, rest, noise
+
+
+def _thinned(curve: TaskCurve, at_most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, judged scores, and of how many checkpoints each is the mean: inference costs the cube of their number.
+
+    Checkpoints are averaged over equal stretches of log tokens, so that dense late ones make one calmer score.
+    """
+    value_C, position_C = judged_value(curve), np.log(curve.tokens_C)
+    if len(curve) <= at_most:
+        return curve.tokens_C, value_C, np.ones(len(curve))
+    edges = np.linspace(position_C[0], position_C[-1], at_most + 1)[1:-1]
+    _, group_C = np.unique(np.digitize(position_C, edges), return_inverse=True)
+    count_P = np.bincount(group_C)
+    return (
+        np.exp(np.bincount(group_C, position_C) / count_P),
+        np.bincount(group_C, value_C) / count_P,
+        count_P.astype(np.float64),
+    )
 
 
 def fit_laws(position_PF: np.ndarray, value_P: np.ndarray, *, noise: float, bound: float, chance: float) -> Laws:

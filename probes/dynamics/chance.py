@@ -1,0 +1,47 @@
+"""Which series are still guessed, in a run and in its references: of those nothing is predicted.
+
+Stricter than a test against chance and laxer than `probes.dynamics.trust`, whose verdicts it counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from probes.dynamics.table import CurveTable, Series
+from probes.dynamics.trust import judge
+
+_LARGEST_P_VALUE = 0.01
+_LEAST_MONOTONICITY = 0.5
+_LEAST_GAIN = 3.0
+_REFERENCES_ABOVE = 2
+
+
+def at_chance(
+    table: CurveTable, series: Collection[Series], *, references: Sequence[str], run: str | None = None
+) -> dict[Series, str]:
+    """The series that neither the run nor its references have lifted above guessing, with the reason in words.
+
+    Significance is corrected for the number of curves of each run, and a curve must also rise: of Pythia's 57 MMLU
+    subjects a few look good by luck, and some, whose right answers are not evenly spread, from the start.
+
+    Args:
+        table: what is known.
+        series: those asked about; series without a chance (bits per byte, losses) are never at it.
+        references: two of them together speak for a series, or the only one.
+        run: speaks for itself.
+    """
+    names = [*references, *([run] if run is not None else [])]
+    needed = min(_REFERENCES_ABOVE, len(references))
+    above: Counter[Series] = Counter()
+    for verdict in judge(table, runs=names):
+        rises = verdict.monotonicity >= _LEAST_MONOTONICITY and verdict.gain >= _LEAST_GAIN
+        if not np.isfinite(verdict.chance) or (verdict.p_value <= _LARGEST_P_VALUE and rises and verdict.run == run):
+            above[verdict.series] += _REFERENCES_ABOVE
+        elif verdict.p_value <= _LARGEST_P_VALUE and rises:
+            above[verdict.series] += 1
+    where = "this run and its references" if run is not None else "every run that measured it"
+    why = f"at chance in {where}: nothing can be said of it."
+    return {one: why for one in series if above[one] < max(needed, 1)}
