@@ -1,26 +1,37 @@
-"""`python -m probes report RUN`: the report page of a finished or running run.
+"""Writes a page about one run, or one that compares runs, and prints a table.
 
-Only the command line; what a page shows is for `probes.report`.
+  python -m probes report runs/demo
+  python -m probes report runs/small runs/large --output comparison.html
+  python -m probes report scores.csv runs/mine published:pythia
+
+One run directory alone has its page in the run, report.html. Everything else (several runs, folders of lm-eval's
+results, tables of scores, published curves) is compared in one page, comparison.html.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pretrain.config.nearest import nearest
 from pretrain.errors import ProbeError
+from probes.commands.show_table import add_table_arguments, print_table, table_of
 from probes.store import PROBES_FILE
 
-HELP = "write one HTML page about a run, and print a table"
+if TYPE_CHECKING:
+    from probes.dynamics.table import CurveTable
+
+HELP = "write one HTML page about a run, or about several, and print a table"
 
 _RUN_FILES = ("metrics.jsonl", PROBES_FILE, "config.yaml")
+_COMPARISON = Path("comparison.html")
+_MOST_ROWS = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory, such as runs/demo")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page; report.html in the run")
+    add_table_arguments(parser, output="the page; report.html in the run, comparison.html for several")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,14 +40,20 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         FinelineError: there is no run, or its files cannot be read.
     """
-    directory = run_directory(options.run_directory)
-    output = options.output or directory / "report.html"
-    from probes.report.html import write_report
-    from probes.report.table import summary_table
+    paths = [Path(path) for path in options.paths]
+    for path in paths:
+        if not path.exists() and not str(path).startswith("published:"):
+            run_directory(path)
+    if len(paths) == 1 and (_holds_run(paths[0]) or _is_empty_of_json(paths[0])):
+        return _report(run_directory(paths[0]), options.output)
+    table = table_of(options)
+    output = options.output or _COMPARISON
+    from probes.report.compare_page import write_comparison
 
-    write_report(directory, output)
-    print(summary_table(directory))
-    print(f"\nreport: {output}")
+    write_comparison(table, output)
+    print_table(_rows(table))
+    left_out = len(table.runs) - _MOST_ROWS
+    print((f"and {left_out} more runs\n" if left_out > 0 else "") + f"\nreport: {output}")
     return 0
 
 
@@ -46,7 +63,7 @@ def run_directory(path: Path) -> Path:
     Raises:
         ProbeError: it does not; names the runs nearby.
     """
-    if any((path / name).is_file() for name in _RUN_FILES):
+    if _holds_run(path):
         return path
     nearby = [folder for parent in {path.parent, path, Path("runs")} for folder in _runs_in(parent)]
     names = {str(folder) for folder in nearby}
@@ -56,7 +73,41 @@ def run_directory(path: Path) -> Path:
     raise ProbeError(f"The run directory {path} {reason}. {known}")
 
 
+def _report(directory: Path, output: Path | None) -> int:
+    """The page of one run."""
+    output = output or directory / "report.html"
+    from probes.report.html import write_report
+    from probes.report.table import summary_table
+
+    write_report(directory, output)
+    print(summary_table(directory))
+    print(f"\nreport: {output}")
+    return 0
+
+
+def _rows(table: CurveTable) -> list[dict[str, Any]]:
+    """Size, length and mean scores of the runs compared."""
+    from probes.report.compare_curves import SCORE_METRICS, domain_panels
+
+    panels = domain_panels(table, SCORE_METRICS)
+    rows = []
+    for name in table.by_size(table.runs)[:_MOST_ROWS]:
+        facts = table.runs[name]
+        means = {panel.domain: float(mean.value_C[-1]) for panel in panels for mean in panel.means if mean.run == name}
+        rows.append({"run": name, "parameters": facts.parameters, "tokens": table.last_tokens(name), **means})
+    return rows
+
+
+def _holds_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in _RUN_FILES)
+
+
+def _is_empty_of_json(path: Path) -> bool:
+    """Whether a folder cannot be one of lm-eval's results: a mistyped run directory, most likely."""
+    return path.is_dir() and next(path.rglob("*.json"), None) is None
+
+
 def _runs_in(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
-    return [child for child in parent.iterdir() if any((child / name).is_file() for name in _RUN_FILES)]
+    return [child for child in parent.iterdir() if _holds_run(child)]

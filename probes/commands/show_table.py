@@ -27,8 +27,16 @@ _LARGE = 1e6
 _HUGE = 1e16
 
 
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what every command over a table of curves takes: where it is read from, where its rows are written."""
+_ROWS_OUTPUT = "also write the rows: .csv, .parquet or .json"
+
+
+def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _ROWS_OUTPUT) -> None:
+    """Adds what every command over a table of curves takes: where it is read from, where its rows are written.
+
+    Args:
+        parser: of the command.
+        output: what `--output FILE` is, for its help.
+    """
     parser.add_argument(
         "paths",
         nargs="+",
@@ -36,7 +44,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="run directories, folders of lm-eval results, CSV or Parquet files, published:pythia, "
         "published:pythia-deduped, published:olmo-ladder",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the rows: .csv, .parquet or .json")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     parser.add_argument(
         "--tokens-per-step", type=float, metavar="N", help="tokens of a step, where records name steps only"
     )

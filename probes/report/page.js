@@ -1,4 +1,4 @@
-// Draws the figures of the page from the JSON beside them; switches the token axis; fits figures to paper.
+// Draws the figures of the page from the JSON beside them; switches their axes; hides runs; fits figures to paper.
 (() => {
   "use strict";
   const PRINT_WIDTH = 660; // CSS pixels between the margins of A4 and of US Letter.
@@ -16,7 +16,7 @@
     const figure = JSON.parse(document.getElementById(element.id + "-data").textContent);
     figure.layout.dragmode = touch ? false : "zoom";
     if (figure.linearRange && element.clientWidth < 440) figure.layout.xaxis.ticktext = sparse(figure.layout.xaxis.ticktext);
-    plots.push({ element, linearRange: figure.linearRange, xaxis: structuredClone(figure.layout.xaxis) });
+    plots.push({ element, figure, linearRange: figure.linearRange, xaxis: structuredClone(figure.layout.xaxis) });
     Plotly.newPlot(element, figure.data, figure.layout, config);
   }
 
@@ -30,6 +30,33 @@
         Plotly.relayout(element, linear
           ? { "xaxis.type": "linear", "xaxis.tickmode": "auto", "xaxis.range": linearRange, "xaxis.tickformat": "~s" }
           : { "xaxis.type": "log", "xaxis.tickmode": "array", "xaxis.range": [...xaxis.range], "xaxis.tickformat": "" });
+      }
+    });
+  }
+
+  // Comparisons: every trace has its places on each of the axes, and belongs to a run.
+  const placeButtons = [...document.querySelectorAll("button[data-x]")];
+  for (const plot of plots) plot.first = { xaxis: plot.xaxis, x: plot.figure.data.map((trace) => trace.x) };
+  for (const button of placeButtons) {
+    button.addEventListener("click", () => {
+      placeButtons.forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+      for (const { element, figure, first } of plots) {
+        if (!figure.places) continue;
+        const place = figure.places[button.dataset.x] ?? first;
+        element.data.forEach((trace, index) => { trace.x = place.x[index]; });
+        Plotly.react(element, element.data, { ...element.layout, xaxis: structuredClone(place.xaxis) }, config);
+      }
+    });
+  }
+  const runButtons = [...document.querySelectorAll("button[data-run]")];
+  for (const button of runButtons) {
+    button.addEventListener("click", () => {
+      const { run } = button.dataset;
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      runButtons.filter((other) => other.dataset.run === run).forEach((other) => other.setAttribute("aria-pressed", String(shown)));
+      for (const { element } of plots) {
+        const own = element.data.flatMap((trace, index) => (trace.legendgroup === run ? [index] : []));
+        if (own.length) Plotly.restyle(element, { visible: shown }, own);
       }
     });
   }

@@ -44,7 +44,7 @@ def marked_line(
         "y": upper + lower[::-1],
         "yaxis": on,
         "fill": "toself",
-        "fillcolor": _translucent(colour, 0.13),
+        "fillcolor": translucent(colour, 0.13),
         "line": {"width": 0},
         "mode": "lines",
         "hoverinfo": "skip",
@@ -99,6 +99,7 @@ def within(values: Sequence[float]) -> list[float]:
     return ordered[cut : len(ordered) - cut]
 
 
-def _translucent(colour: str, alpha: float) -> str:
+def translucent(colour: str, alpha: float) -> str:
+    """A colour `#rrggbb` through which others are seen."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"

@@ -1,0 +1,260 @@
+"""Writes the comparison of several runs: one HTML file that opens anywhere, offline, with everything inside.
+
+Here its sections are put together. Curves are made by `compare_curves.py`, drawn by `compare_figures.py` and
+`compare_intervals.py`; what the analyses say comes from `compare_analysis.py`; the page around it from `page.py`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import ProbeError
+from pretrain.track.legible import legible_count
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable
+from probes.report import compare_analysis as analysis
+from probes.report.compare_curves import (
+    BITS_METRICS,
+    SCORE_METRICS,
+    Axis,
+    Panel,
+    domain_panels,
+    highlighted,
+    overall,
+    shared_axes,
+)
+from probes.report.compare_figures import Style, alignment_figures, domain_figures, styles_of
+from probes.report.compare_intervals import onset_figure, prediction_figures
+from probes.report.compare_tables import (
+    legend,
+    onsets_table,
+    predictions_table,
+    runs_table,
+    similarity_table,
+    trust_matrix,
+    trust_table,
+)
+from probes.report.page import Counter, Head, Section, note_below, render_page, tile, write_page
+
+_MOST_PANELS = 24
+_EMPTY = '<p class="empty">{}</p>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """What every section draws from."""
+
+    table: CurveTable
+    panels: Sequence[Panel]
+    bits: Sequence[Panel]
+    axes: Sequence[Axis]
+    missing: str
+    styles: Mapping[str, Style]
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs in colour, by size."""
+        return list(self.styles)
+
+    @property
+    def num_others(self) -> int:
+        return len(self.table.runs) - len(self.styles)
+
+
+def write_comparison(table: CurveTable, output: Path) -> Path:
+    """Writes the comparison of all runs of a table.
+
+    Args:
+        table: the runs.
+        output: the HTML file; replaced atomically if it exists.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ProbeError: there is nothing to compare.
+        ReportError: the file cannot be written.
+    """
+    scored = [run for run in table.runs if table.of_run(run)]
+    if not scored:
+        raise ProbeError("There are no scores to compare. Give runs that were probed, or tables of scores.")
+    table = table.select(runs=scored)
+    panels = domain_panels(table, SCORE_METRICS)[:_MOST_PANELS]
+    scores = {curve.run: float(curve.value_C[-1]) for curve in overall(panels)}
+    chosen = highlighted(table, scores)
+    axes, missing = shared_axes(table, list(table.runs))
+    comparison = _Comparison(
+        table=table,
+        panels=panels,
+        bits=domain_panels(table, BITS_METRICS)[:_MOST_PANELS],
+        axes=axes,
+        missing=missing,
+        styles=styles_of(chosen),
+    )
+    head = Head(
+        kind="Comparison of runs",
+        name=_title(table),
+        status=_status(table),
+        tiles=_tiles(comparison),
+        switch=_axis_switch(axes),
+    )
+    return write_page(render_page(head, _sections(comparison)), output)
+
+
+def _sections(found: _Comparison) -> list[Section]:
+    counter = Counter()
+    sections = [
+        Section("runs", "Runs", _runs(found)),
+        Section("domains", "Domains", _domains(found, counter)),
+        Section("alignment", "Alignment of sizes", _alignment(found, counter)),
+    ]
+    predicted = analysis.predictions(found.table, found.runs)
+    if predicted:
+        note = (
+            "Runs under way are predicted from now; finished ones from "
+            f"{100 * analysis.HINDSIGHT:.0f} % of their tokens, "
+            "with smaller finished runs of the family as references, and held against what came (hollow diamonds). "
+            "Bars are intervals that are to hold 80 % of the scores that come."
+        )
+        shown = counter.show(prediction_figures(predicted, found.styles), note=note)
+        sections.append(Section("predictions", "Predicted finals", shown + _spaced(predictions_table(predicted))))
+    domains, tasks = analysis.onsets(found.table, found.panels, found.runs)
+    if domains or tasks:
+        sections.append(Section("onsets", "When abilities arise", _onsets(found, counter, domains, tasks)))
+    verdicts = analysis.trust(found.table, found.runs)
+    if verdicts:
+        note = (
+            "Trusted: above chance by three standard errors, corrected for the number of metrics; rising with time, by "
+            "more than five times the noise between checkpoints; not decaying from its best."
+        )
+        content = trust_table(verdicts) + note_below(note) + _spaced(trust_matrix(verdicts, found.runs))
+        sections.append(Section("trust", "Trust in metrics", content))
+    return sections
+
+
+def _runs(found: _Comparison) -> str:
+    order = [*found.runs, *(run for run in found.table.by_size(found.table.runs) if run not in found.styles)]
+    others = ""
+    if found.num_others:
+        others = (
+            f"In colour: {len(found.styles)} of {len(order)} runs, those under way and the best of each size. The "
+            "others are drawn in grey."
+        )
+    scores = "Scores are means over tasks, 0 at chance and 1 for everything right. " if found.panels else ""
+    return runs_table(found.table, order, found.panels, found.styles) + note_below((scores + others).strip())
+
+
+def _domains(found: _Comparison, counter: Counter) -> str:
+    if not found.panels and not found.bits:
+        return _EMPTY.format("No two runs have a task in common whose score of guessing is known.")
+    parts = [legend(found.styles, num_others=found.num_others)]
+    scores = domain_figures(found.table, found.panels, found.axes, found.styles)
+    bits = domain_figures(found.table, found.bits, found.axes, found.styles)
+    note = (
+        "Means over the tasks that all runs shown were scored on, each rescaled so that guessing is 0 and everything "
+        "right is 1. Lines are smoothed, dots are the scores; shaded where four runs or fewer are shown: the smoothed "
+        "curve with 80 %. Scores before training are not drawn."
+    )
+    if scores:
+        parts += ["<h3>Mean score of each domain</h3>" if bits else "", counter.show(scores, note=note)]
+    if bits:
+        parts += ["<h3>Bits per byte of right answers</h3>", counter.show(bits)]
+    return "".join(parts) + _tasks(found) + note_below(found.missing)
+
+
+def _tasks(found: _Comparison) -> str:
+    """Which tasks the means are over, and which runs a panel lacks."""
+    lines = []
+    for panel in found.panels:
+        absent = len(found.table.runs) - len(panel.means)
+        lacking = f" ({absent} runs were not scored on them)" if absent else ""
+        lines.append(f"<li>{html.escape(panel.domain)}: {html.escape(', '.join(panel.tasks))}{lacking}</li>")
+    return f"<details><summary>Tasks of each mean</summary><ul>{''.join(lines)}</ul></details>" if lines else ""
+
+
+def _alignment(found: _Comparison, counter: Counter) -> str:
+    means = overall(found.panels)
+    note = (
+        "The mean over all domains of each run. On the axis on which runs of different sizes fall together, a smaller "
+        "one tells how a larger one will go."
+    )
+    shown = counter.show(alignment_figures(found.table, means, found.axes, found.styles), note=note)
+    parts = [legend(found.styles, num_others=found.num_others) + shown] if shown else []
+    axis = "loss" if found.axes[-1].key == "loss" else "tokens"
+    alike = analysis.similarities(found.table, found.runs, axis=axis)
+    if alike:
+        remark = (
+            "Similarity of a task's curves between runs of different sizes: mean of Pearson's and Spearman's "
+            "correlations of levels and of one minus their distance over their range. The ceiling is the same between "
+            "runs of one size."
+        )
+        parts.append(_spaced(similarity_table(alike)) + note_below(remark))
+    return "".join(parts) or _EMPTY.format("No two runs can be aligned: they have no tasks in common.")
+
+
+def _onsets(
+    found: _Comparison,
+    counter: Counter,
+    domains: Sequence[analysis.OnsetRow],
+    tasks: Sequence[analysis.OnsetRow],
+) -> str:
+    figures = [
+        onset_figure(domains, found.styles, title="Domains"),
+        onset_figure(tasks, found.styles, title="Tasks"),
+    ]
+    note = (
+        "Dots: where growth sets in, with an 80 % interval; strokes: where it ends. The earliest is on top. What has "
+        "not set in, or had before the first checkpoint, is only in the table."
+    )
+    shown = counter.show(figures, note=note)
+    top = legend(found.styles, num_others=0) + shown if shown else _EMPTY.format("No ability has left chance yet.")
+    details = f"<details><summary>Table of onsets</summary>{onsets_table([*domains, *tasks])}</details>"
+    return top + _spaced(details)
+
+
+def _title(table: CurveTable) -> str:
+    names = list(table.runs)
+    families = {facts.family for facts in table.runs.values()}
+    if len(names) <= 2:
+        return " and ".join(names)
+    return f"{len(names)} runs" + (f" of {families.pop()}" if len(families) == 1 else "")
+
+
+def _tiles(found: _Comparison) -> str:
+    table = found.table
+    sizes = sorted({facts.parameters for facts in table.runs.values() if facts.parameters})
+    tokens = [table.last_tokens(run) for run in table.runs]
+    tasks = {curve.task for curve in table if curve.domain != LOSS_DOMAIN}
+    told = [tile("Runs", f"{len(table.runs)}")]
+    if sizes:
+        span = f"{legible_count(sizes[0])} to {legible_count(sizes[-1])}" if len(sizes) > 1 else legible_count(sizes[0])
+        told.append(tile("Parameters", span, f"{len(sizes)} sizes" if len(sizes) > 1 else ""))
+    told.append(tile("Tokens", legible_count(max(tokens)), "of the longest run"))
+    told.append(tile("Tasks", f"{len(tasks)}", f"in {len(found.panels)} domains" if found.panels else ""))
+    told.append(tile("Scores", legible_count(sum(len(curve) for curve in table))))
+    return f'<dl class="tiles">{"".join(told)}</dl>'
+
+
+def _status(table: CurveTable) -> str:
+    running = sum(not table.is_finished(run) for run in table.runs)
+    if not running:
+        return "All are finished." if len(table.runs) > 1 else "Finished."
+    return f"{running} of {len(table.runs)} in progress or interrupted."
+
+
+def _axis_switch(axes: Sequence[Axis]) -> str:
+    if len(axes) < 2:
+        return ""
+    short = {"tokens": "tokens", "tokens_per_parameter": "per parameter", "flops": "FLOPs", "loss": "loss"}
+    buttons = "".join(
+        f'<button type="button" data-x="{axis.key}" aria-pressed="{str(axis is axes[0]).lower()}" '
+        f'title="{html.escape(axis.title)}">{short[axis.key]}</button>'
+        for axis in axes
+    )
+    return f'<div class="switch" role="group" aria-label="Axis of the domains"><span>Axis</span>{buttons}</div>'
+
+
+def _spaced(content: str) -> str:
+    return f'<div class="spaced">{content}</div>'
