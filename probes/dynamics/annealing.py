@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import signal
@@ -19,6 +20,9 @@ from probes.dynamics.laws import ANNEALING, ANNEALING_AREA, ANNEALING_SIZES, FOR
 from probes.dynamics.resample import DEFAULT_DRAWS, resample
 from probes.dynamics.single_run import STRETCHES, stretches
 from probes.dynamics.table import TaskCurve
+
+if TYPE_CHECKING:
+    from pretrain.config.run import RunConfig
 
 MEMORY = 0.999
 """λ of the paper: what a fall of the learning rate brings grows over about 1 / (1 − λ) steps."""
@@ -110,6 +114,20 @@ def rates_between(step_C: np.ndarray, rate_C: np.ndarray, *, num_steps: int | No
     """
     known = (np.append(0, step_C), np.append(0.0, rate_C)) if step_C[0] > 0 else (step_C, rate_C)
     return np.interp(np.arange(1, (num_steps or int(step_C[-1])) + 1), *known)
+
+
+def planned_rates(config: RunConfig) -> np.ndarray:
+    """Learning rates of all steps of a run as its configuration plans them."""
+    from pretrain.schedule import learning_rate
+
+    sizes = config.batch_sizes
+    steps, total_tokens = range(config.total_steps), config.total_tokens
+    return np.array(
+        [
+            learning_rate(config.schedule, sizes.tokens(step), total_tokens=total_tokens, batch_sizes=sizes)
+            for step in steps
+        ]
+    )
 
 
 def fit_annealing(

@@ -23,6 +23,10 @@ MIN_FLOOR_SHARE = 1e-3
 """Of the smallest target; a floor below it is at its bound."""
 MAX_COLLINEARITY = 0.98
 """Correlation of log N and log D from which their terms cannot be told apart."""
+MIN_EXPLAINED = 0.5
+"""Share of the points' variance below which a law describes noise."""
+MAX_AT_CHANCE = 0.1
+"""Share of the points that may be left out since their scores are not above chance: what remains is there by luck."""
 DEFAULT_LEVEL = 0.8
 _EXPONENT_GRID = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3)
 _NUM_STARTS = 6
@@ -206,7 +210,7 @@ def fit_law(
 
     Args:
         law: the form.
-        points: at least one more than the law has parameters, else the fit is refused.
+        points: at least two more than the law has parameters, else the fit is refused.
         target: what of the scores the law describes; the scores themselves unless told.
         weight_R: how often each point counts; once unless told.
         starts: parameters to start from, for a refit of nearly the same points; a grid unless told.
@@ -216,8 +220,11 @@ def fit_law(
     """
     target = target or Target()
     kept_R = np.isfinite(target.of(points.value_R))
+    at_chance = 1.0 - float(np.mean(kept_R))
     points = points.where(kept_R)
     reason = why_too_few(law, points)
+    if at_chance > MAX_AT_CHANCE:
+        reason = f"{at_chance:.0%} of the points are not above chance; what the others show may be luck."
     if reason:
         nothing = np.full(len(law.parameters), np.nan)
         return LawFit(
@@ -241,7 +248,7 @@ def fit_law(
         value_K=value_K,
         objective=objective,
         residual_R=_residual(law, target_R, fitted_R),
-        refused=_why_degenerate(law, value_K, target_R),
+        refused=_why_degenerate(law, value_K, target_R, fitted_R),
         draw_BK=np.zeros((0, len(value_K))),
     )
 
@@ -358,8 +365,8 @@ def _residual(law: Law, target_R: np.ndarray, fitted_R: np.ndarray) -> np.ndarra
 
 
 def why_too_few(law: Law, points: Points, *, count: bool = True) -> str | None:
-    """What the points lack; `count` asks for more of them than parameters."""
-    needed = len(law.parameters) + 1
+    """What the points lack; `count` asks for two more of them than parameters."""
+    needed = len(law.parameters) + 2
     if count and len(points) < needed:
         return f"{len(points)} points for {len(law.parameters)} parameters; at least {needed} are needed."
     for name, least in law.num_distinct.items():
@@ -373,7 +380,7 @@ def why_too_few(law: Law, points: Points, *, count: bool = True) -> str | None:
     return None
 
 
-def _why_degenerate(law: Law, value_K: np.ndarray, target_R: np.ndarray) -> str | None:
+def _why_degenerate(law: Law, value_K: np.ndarray, target_R: np.ndarray, fitted_R: np.ndarray) -> str | None:
     """The reason in words, with the numbers."""
     if not np.isfinite(value_K).all():
         return "the fit did not converge."
@@ -385,4 +392,9 @@ def _why_degenerate(law: Law, value_K: np.ndarray, target_R: np.ndarray) -> str 
             return f"the exponent {name} is {found[name]:.3f}, below {MIN_EXPONENT:g}: the term hardly falls."
     if "slope" in found and found["slope"] <= 0:
         return "the slope is at its bound, 0: the loss does not fall with compute."
+    explained = 1.0 - float(np.var(_residual(law, target_R, fitted_R)) / np.var(_residual(law, target_R, target_R[:1])))
+    if explained < MIN_EXPLAINED:
+        return (
+            f"the law explains {max(explained, 0.0):.0%} of the points' variance, less than {MIN_EXPLAINED:.0%}: noise."
+        )
     return None

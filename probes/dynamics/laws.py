@@ -245,7 +245,7 @@ LLAMA3 = Law(
     parameters=("intercept", "slope"),
     lower={"slope": 0.0},
     loss="squares",
-    num_distinct={FLOPS: 3},
+    num_distinct={FLOPS: 4},
     max_ratio={FLOPS: 1e4},
 )
 """The loss of right answers on compute; the paper goes four orders of magnitude up."""
@@ -257,7 +257,7 @@ DIRECT_FLOPS = Law(
     terms=(Power("log_A", "alpha", FLOPS),),
     parameters=("log_A", "alpha"),
     lower={"alpha": 0.0},
-    num_distinct={FLOPS: 3},
+    num_distinct={FLOPS: 4},
     max_ratio={FLOPS: _FAR**2},
 )
 """A score from compute without a loss between; at one ratio of tokens to parameters."""

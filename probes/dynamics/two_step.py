@@ -36,6 +36,10 @@ class TwoStepFit:
         """Why nothing may be predicted: of the law first, then of the link; None for good fits."""
         return self.step1.refused or self.step2.refused
 
+    def why_not(self, at: Mapping[str, float]) -> str | None:
+        """Why nothing may be predicted there; None if it may."""
+        return self.step1.why_not(at) or self.step2.refused
+
     def score(self, at: Mapping[str, float]) -> float:
         """The score there by the two fits, refused or not."""
         return float(self.step2.score(np.array([self.step1.law.value_at(self.step1.value_K, at)]))[0])
@@ -55,7 +59,7 @@ class TwoStepFit:
         Raises:
             FitRefused: one of the fits is degenerate, or the place is too far from the runs.
         """
-        if reason := self.step1.why_not(at) or self.step2.refused:
+        if reason := self.why_not(at):
             raise FitRefused(f"The two-step fit is not to be trusted there: {reason}")
         low, high = quantiles(self.draws_at(at), level)
         return Prediction(value=self.score(at), low=low, high=high, level=level)
