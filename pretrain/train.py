@@ -46,6 +46,7 @@ from pretrain.track.sink import RunInfo
 from pretrain.track.tracker import build_tracker
 from probes.hook import ProbeHook
 from probes.late import LateScoresHook
+from probes.state_hook import StateHook
 from probes.suite import Suite, load_suite
 
 EXIT_STOPPED = 75
@@ -223,6 +224,8 @@ def _hooks(parts: _Parts) -> list[Hook]:
                 flops_per_token=parts.flops.matmul,
             )
         )
+    if config.probe.mode != "off":
+        hooks.append(StateHook(config.probe.references))
     return hooks
 
 

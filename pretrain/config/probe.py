@@ -30,6 +30,9 @@ class ProbeConfig:
     with suite, limit, tokens_per_row, tokenizer and sequence length of the run. Null compiles at the start."""
     fast_plan: str | None = None
     """The same for the fast tier, where milestones or a budget ask for one."""
+    references: list[str] = field(default_factory=list)
+    """Runs to hold this one against at every save: run directories, CSV or Parquet files, `published:pythia`, … as
+    `python -m probes state --references` takes them. Empty holds it against its own past."""
     allow_code_execution: bool = False
     """Run programs that the model writes (HumanEval, MBPP with `generate: true` in the suite): in processes of their
     own with limits of time, memory and files, but with this user's rights and network."""

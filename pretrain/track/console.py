@@ -68,6 +68,9 @@ class ConsoleSink:
         """Writes a line, but for events whose content is shown elsewhere."""
         if kind in _QUIET_EVENTS:
             return
+        if kind == "state":
+            self._line(f"step {step}  state  {fields['verdict']}: {fields['reason']}")
+            return
         details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
         self._line(f"step {step}  {kind.replace('_', ' ')}  {details}".rstrip())
 

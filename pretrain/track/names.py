@@ -19,6 +19,7 @@ PERF_MFU = "perf/mfu"
 FLOPS = "flops"
 PROBE_TOKENS = "probe_tokens"
 DYNAMICS_OUTPUT_ENTROPY = "dynamics/output_entropy"
+STATE_VERDICT = "state/verdict"
 TIME_TRAINING_SECONDS = "time/training_seconds"
 TIME_VALIDATION_SECONDS = "time/validation_seconds"
 TIME_PROBING_SECONDS = "time/probing_seconds"
@@ -61,6 +62,12 @@ MEANINGS: dict[str, MetricMeaning] = {
     "dynamics/<part>/second_moment_norm": MetricMeaning("Norm of Adam's second moment after the update", ""),
     "dynamics/<layer>/activation_rms": MetricMeaning("Root mean square of the residual stream after the layer", ""),
     "dynamics/<layer>/largest_attention_logit": MetricMeaning("Largest magnitude of an attention logit", ""),
+    STATE_VERDICT: MetricMeaning("Verdict on the run at a save: 0 healthy, 1 watch, 2 act", ""),
+    "state/change": MetricMeaning("Latest scores of all tasks against expectation; more is better", "deviations"),
+    "state/<domain>/change": MetricMeaning("The same of one domain", "deviations"),
+    "state/<domain>/level": MetricMeaning(
+        "Scores of one domain against runs of this size and token count; more is better", "deviations"
+    ),
     "data/<source>/tokens": MetricMeaning("Tokens consumed from this source", "tokens"),
     "validation/<domain>/loss": MetricMeaning("Mean cross-entropy on held-out text of the domain", "nats/token"),
     "validation/<domain>/bits_per_byte": MetricMeaning(
@@ -78,6 +85,11 @@ def dynamics(figure: str, *, layer: int | None = None, group: str | None = None)
     """
     where = [f"layer_{layer:03d}"] if layer is not None else []
     return "/".join(["dynamics", *where, *([group] if group is not None else []), figure])
+
+
+def state_figure(figure: str, *, domain: str | None = None) -> str:
+    """Name of a figure of the run's state (`change` or `level`), of all tasks or of one domain."""
+    return "/".join(["state", *([domain] if domain is not None else []), figure])
 
 
 def source_tokens(source: str) -> str:

@@ -1,0 +1,144 @@
+"""Says at every save whether the run is healthy: an event, a line on the console, and numbers in the views.
+
+Rank 0 alone reads the run's own record and judges it by `probes.dynamics.state`; no rank waits for another, and nothing
+that goes wrong here reaches training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.track import names
+
+if TYPE_CHECKING:
+    from pretrain.hooks.base import Run, StepReport
+    from probes.dynamics.expectation import Expectation
+    from probes.dynamics.state import State
+    from probes.dynamics.table import CurveTable
+
+STATE_EVENT = "state"
+
+
+class StateHook:
+    """Implements `pretrain.hooks.base.Hook`; comes after the hook that scores.
+
+    Args:
+        references: paths of runs to hold this one against (`probe.references`); none holds it against its own past.
+    """
+
+    def __init__(self, references: Sequence[str]) -> None:
+        self._paths = list(references)
+        self._further: tuple[CurveTable, list[str]] | None = None
+        self._expectation: Expectation | None = None
+        self._said: set[int] = set()
+
+    def on_start(self, run: Run) -> None:
+        """Finds out of which steps something has been said before."""
+        if run.job.rank == 0:
+            self._said = _said_before(run.info.directory / "events.jsonl")
+
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """Nothing: scores come at saves."""
+
+    def on_save(self, run: Run) -> None:
+        """Judges the run as far as its record goes, once a save."""
+        step = run.state.step
+        if run.job.rank != 0 or step in self._said or not run.calendar.is_due(step):
+            return
+        self._said.add(step)
+        start = time.perf_counter()
+        try:
+            state = self._assess(run)
+        except Exception as error:  # noqa: BLE001 – a verdict that cannot be made is an event; training needs none
+            run.tracker.event("state_failed", step=step, cause=f"{type(error).__name__}: {error}")
+            return
+        if state is None:
+            return
+        run.tracker.event(STATE_EVENT, step=step, **event_fields(state), seconds=time.perf_counter() - start)
+        run.tracker.log_views(view_values(state), step=step, tokens=run.state.tokens)
+
+    def on_end(self, run: Run) -> None:
+        """Nothing: the last save has been judged."""
+
+    def _assess(self, run: Run) -> State | None:
+        """The state, or None while nothing is to be held against anything."""
+        from probes.dynamics.expectation import expect
+        from probes.dynamics.read_run import read_run_curves
+        from probes.dynamics.state import assess, reference_runs, watched
+        from probes.dynamics.table import CurveTable
+
+        own = read_run_curves(run.info.directory)
+        name = own.facts.name
+        table = CurveTable([own.facts], own.curves)
+        references: list[str] = []
+        if self._paths:
+            if self._further is None:
+                self._further = reference_runs(CurveTable([], []), self._paths)
+            further, references = self._further
+            references = [other for other in references if other != name]
+            table = CurveTable([*further.runs.values(), own.facts], [*further.curves, *own.curves])
+        expectation = None
+        if references:
+            wanted = watched(table, name, references)
+            if self._expectation is None or not set(wanted) <= set(self._expectation.surfaces):
+                self._expectation = expect(table, name, wanted, references=references)
+            expectation = self._expectation
+        state = assess(table, name, references=references, expectation=expectation)
+        return state if state.domains or state.evidence else None
+
+
+def event_fields(state: State) -> dict[str, Any]:
+    """A state as plain JSON values; what is not a number is null."""
+    return {
+        "verdict": state.verdict,
+        "reason": state.summary.split(": ", 1)[1],
+        "basis": state.basis,
+        "change": _known(state.change),
+        "domains": {
+            domain.domain: {
+                "verdict": domain.verdict,
+                "change": _known(domain.change),
+                "level": _known(domain.level),
+            }
+            for domain in state.domains
+        },
+        "evidence": [
+            {"kind": one.kind, "verdict": one.verdict, "domain": one.domain, "sentence": one.sentence}
+            for one in state.evidence
+        ],
+    }
+
+
+def view_values(state: State) -> dict[str, float]:
+    """What the views draw: the verdict as 0, 1 or 2, and deviations by domain."""
+    from probes.dynamics.state import VERDICTS
+
+    values = {names.STATE_VERDICT: float(VERDICTS.index(state.verdict)), names.state_figure("change"): state.change}
+    for domain in state.domains:
+        values[names.state_figure("change", domain=domain.domain)] = domain.change
+        values[names.state_figure("level", domain=domain.domain)] = domain.level
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _said_before(path: Path) -> set[int]:
+    """Steps of the run's state events; a torn last line is passed over."""
+    found = set()
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if f'"{STATE_EVENT}"' in line:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if row.get("kind") == STATE_EVENT and isinstance(row.get("step"), int):
+                    found.add(row["step"])
+    return found
