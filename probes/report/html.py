@@ -14,9 +14,12 @@ from probes.report import figures
 from probes.report.key_figures import key_figures, status
 from probes.report.page import Counter, Head, Section, render_page, scroll, tile, write_page
 from probes.report.run_files import RunFiles, read_run
+from probes.report.state_section import state_section
 from probes.report.table import html_table
 
-_QUIET_EVENTS = frozenset({"start", "end", "plan", "probe_plan", "probe", "save", "finished", "scored_beside", "shown"})
+_QUIET_EVENTS = frozenset(
+    {"start", "end", "plan", "probe_plan", "probe", "save", "finished", "scored_beside", "shown", "state"}
+)
 _MOST_EVENTS = 200
 
 
@@ -48,6 +51,9 @@ def _sections(run: RunFiles) -> list[Section]:
     if not top:
         top = '<p class="empty">Nothing has been logged yet.</p>'
     sections = [Section("overview", "Overview", top)]
+    state = state_section(run.events)
+    if state:
+        sections.append(Section("state", "State", state))
     if run.validation("loss") or run.validation("bits_per_byte"):
         note = "Bits per byte do not depend on the tokenizer and can be compared between runs."
         sections.append(
