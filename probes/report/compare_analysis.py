@@ -13,7 +13,7 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.dynamics.onset import AT, ChangePoint, arise
-from probes.dynamics.predict import predict_finals
+from probes.dynamics.predict import predict_finals, usable_references
 from probes.dynamics.recommend import benchmark_of, recommend
 from probes.dynamics.similarity import compare_sizes
 from probes.dynamics.table import CurveTable, Series, TaskCurve
@@ -27,9 +27,10 @@ HINDSIGHT = 0.3
 _MOST_PREDICTED_RUNS, _MOST_PREDICTED_TASKS = 4, 12
 _MOST_COMPARED_TASKS = 12
 _MOST_ONSET_TASKS = 12
-_FIT_CHECKPOINTS, _ONSET_CHECKPOINTS, _ONSET_DRAWS = 16, 60, 100
+_FIT_CHECKPOINTS, _ONSET_CHECKPOINTS, _ONSET_DRAWS = 28, 60, 100
+_LEAST_PAST = 4
 _LEAST_TASKS, _MOST_PARTS = 6, 4
-_FAMILY_RUNS = 8
+_FAMILY_RUNS, _MOST_REFERENCES = 12, 6
 
 
 def predictions(table: CurveTable, runs: Sequence[str]) -> list[PredictionRow]:
@@ -40,7 +41,7 @@ def predictions(table: CurveTable, runs: Sequence[str]) -> list[PredictionRow]:
         runs: which to choose from: those under way first, then the largest.
     """
     running = [run for run in runs if not table.is_finished(run)]
-    finished = [run for run in reversed(runs) if table.is_finished(run)]
+    finished = [run for run in reversed(runs) if table.is_finished(run) and _has_past(table, run)]
     rows: list[PredictionRow] = []
     for run in [*running, *finished][:_MOST_PREDICTED_RUNS]:
         rows += _predictions_of(table, run)
@@ -110,18 +111,25 @@ def similarities(table: CurveTable, runs: Sequence[str], *, axis: str) -> list[S
     ]
 
 
+def _has_past(table: CurveTable, run: str) -> bool:
+    """Whether a finished run has checkpoints enough to be predicted from, by what it had seen then."""
+    end = table.runs[run].total_tokens or table.last_tokens(run)
+    return any(int(np.sum(curve.tokens_C <= HINDSIGHT * end)) >= _LEAST_PAST for curve in table.of_run(run))
+
+
 def _predictions_of(table: CurveTable, run: str) -> list[PredictionRow]:
     facts, last = table.runs[run], table.last_tokens(run)
     end = facts.total_tokens or last
     finished = table.is_finished(run)
     at = HINDSIGHT * end if finished else last
     family = [name for name in table.runs if table.runs[name].family == facts.family]
-    near = _nearest_in_size(table, run, family)
-    known = _thinned(table.select(runs=[run, *near]).until(run, at))
+    known = table.select(runs={run, *_nearest_in_size(table, run, family)}).until(run, at)
     seen = known.last_tokens(run)
-    series = _telling_series(known, run, _MOST_PREDICTED_TASKS)  # as it could be chosen then
+    # What matters and who teaches is chosen as it could be then, from all checkpoints: decay is seen in few of them.
+    series = _telling_series(known, run, _MOST_PREDICTED_TASKS)
+    references = usable_references(known, run)[-_MOST_REFERENCES:]
     rows = []
-    for one in predict_finals(known, run, series=series, tokens=end):
+    for one in predict_finals(_thinned(known), run, series=series, references=references, tokens=end):
         curve = table.get(run, one.series)
         refused = one.refused is not None
         rows.append(

@@ -135,15 +135,15 @@ def _sections(found: _Comparison) -> list[Section]:
 
 
 def _runs(found: _Comparison) -> str:
-    order = [*found.runs, *(run for run in found.table.by_size(found.table.runs) if run not in found.styles)]
-    others = ""
-    if found.num_others:
-        others = (
-            f"In colour: {len(found.styles)} of {len(order)} runs, those under way and the best of each size. The "
-            "others are drawn in grey."
-        )
-    scores = "Scores are means over tasks, 0 at chance and 1 for everything right. " if found.panels else ""
-    return runs_table(found.table, order, found.panels, found.styles) + note_below((scores + others).strip())
+    shown = runs_table(found.table, found.runs, found.panels, found.styles)
+    note = "Scores are means over tasks, 0 at chance and 1 for everything right. " if found.panels else ""
+    if not found.num_others:
+        return shown + note_below(note.strip())
+    note += "In colour are runs under way and the best of each size; the others are drawn in grey."
+    others = [run for run in found.table.by_size(found.table.runs) if run not in found.styles]
+    table = runs_table(found.table, others, found.panels, found.styles)
+    details = f"<details><summary>{len(others)} other runs</summary>{table}</details>"
+    return shown + note_below(note) + _spaced(details)
 
 
 def _domains(found: _Comparison, counter: Counter) -> str:

@@ -20,6 +20,7 @@ from probes.report.page import note_below, scroll
 
 MOST_ROWS = 60
 _MOST_DOMAINS = 8
+_MOST_NAMED = 12
 _DASH_PATTERNS = {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _MARKER_SHAPES = {
     "circle": '<circle cx="17" cy="7" r="3.6"/>',
@@ -167,14 +168,18 @@ def onsets_table(rows: Sequence[OnsetRow]) -> str:
 
 
 def trust_matrix(rows: Sequence[TrustRow], runs: Sequence[str]) -> str:
-    """A row for each metric, those trusted in most runs first; a column for each run."""
+    """A row for each metric that is trusted anywhere or decays, those trusted in most runs first; a column a run."""
     found: dict[tuple[str, str, str], dict[str, TrustRow]] = {}
     for row in rows:
         found.setdefault((row.label, row.metric, row.domain), {})[row.run] = row
     order = sorted(found, key=lambda key: -sum(row.trusted for row in found[key].values()))
     heads = ["Task", "Metric", "Domain", *runs]
-    cells = [[*map(html.escape, key), *(_verdict(found[key].get(run)) for run in runs)] for key in order]
-    return _table(heads, cells, label="Which metrics can be trusted")
+    told = [key for key in order if any(row.trusted or row.decays for row in found[key].values())]
+    cells = [[*map(html.escape, key), *(_verdict(found[key].get(run)) for run in runs)] for key in told]
+    nowhere = [f"{label} ({metric})" for label, metric, domain in order if (label, metric, domain) not in told]
+    more = f" and {len(nowhere) - _MOST_NAMED} more" if len(nowhere) > _MOST_NAMED else ""
+    note = f"Trusted in none of these runs: {', '.join(nowhere[:_MOST_NAMED])}{more}." if nowhere else ""
+    return (_table(heads, cells, label="Which metrics can be trusted") if told else "") + note_below(note)
 
 
 def trust_table(rows: Sequence[TrustRow]) -> str:
@@ -191,6 +196,8 @@ def trust_table(rows: Sequence[TrustRow]) -> str:
         "Remark",
     ]
     kept = [row for row in rows if row.watched is not None or row.decays]
+    if not kept:
+        return '<p class="empty">Nothing can be trusted yet, and nothing decays.</p>'
     runs = list(dict.fromkeys(row.run for row in kept))
     order = sorted(kept, key=lambda row: (runs.index(row.run), row.decays, row.watched or 0))
     cells = [
@@ -276,7 +283,7 @@ def _table(
         cells = "".join(f"<td{css}>{cell}</td>" for cell, css in zip(row[1:], classes[1:], strict=True))
         body += f'<tr><th scope="row">{row[0]}</th>{cells}</tr>'
     note = f"The first {MOST_ROWS} of {len(rows):,} rows." if len(rows) > MOST_ROWS else ""
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    table = f'<table class="compact"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     return scroll(table, label=label) + note_below(note)
 
 
