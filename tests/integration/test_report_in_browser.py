@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from probes.dynamics.published import pythia
+from probes.report.compare_page import write_comparison
 from probes.report.html import write_report
 from tests.support.synthetic_run import write_synthetic_run
 
@@ -42,6 +44,36 @@ addEventListener("load", () => setTimeout(() => {
     });
   }, 500);
 }, 500));
+</script></body>"""
+
+
+# In a comparison: one button places all domains on another axis, one hides a run in all figures; both by keyboard.
+COMPARE = """<!doctype html><body style="margin:0">
+<iframe src="FILE" style="width:WIDTHpx;height:6000px;border:0"></iframe><pre id="found"></pre><script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument;
+  const view = document.querySelector("iframe").contentWindow;
+  const outside = (node) => node.getBoundingClientRect().right > view.innerWidth + 1;
+  const domains = [...page.querySelectorAll("#domains .plot")];
+  const ticks = () => domains.map((plot) => plot.querySelector(".xtitle").textContent);
+  const shown = () => domains.map((plot) => plot.querySelectorAll(".scatterlayer .trace").length);
+  const before = { ticks: ticks(), shown: shown() };
+  const flops = page.querySelector("button[data-x=flops]");
+  const run = page.querySelector("button[data-run]");
+  flops.click(); run.click();
+  setTimeout(() => {
+    document.getElementById("found").textContent = JSON.stringify({
+      scroll: page.documentElement.scrollWidth, width: view.innerWidth,
+      outside: [...page.querySelectorAll("figure, .tiles, nav, h1, .legend, .scroll")].filter(outside).length,
+      before: before.ticks[0], after: [...new Set(ticks())],
+      pressed: [...page.querySelectorAll("button[data-x][aria-pressed=true]")].map((button) => button.dataset.x),
+      hidden: [...new Set(page.querySelectorAll(`button[data-run="${run.dataset.run}"][aria-pressed=false]`))].length,
+      fewer: shown().every((count, index) => count < before.shown[index]),
+      focusable: [flops, run, ...page.querySelectorAll(".scroll, summary")].every((node) => node.tabIndex === 0),
+      requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),
+    });
+  }, 700);
+}, 700));
 </script></body>"""
 
 
@@ -81,6 +113,12 @@ def _requested_by_page(line: str) -> str | None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_synthetic_run(tmp_path_factory.mktemp("report") / "demo")
     return write_report(run, run / "report.html")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = pythia(deduped=False, num_fewshot=0).select(runs=["pythia-410m", "pythia-1b-bf16", "pythia-1.4b"])
+    return write_comparison(table, tmp_path_factory.mktemp("comparison") / "comparison.html")
 
 
 def test_every_figure_is_drawn_and_nothing_is_requested_or_complained_about(page: Path, tmp_path: Path) -> None:
@@ -137,3 +175,36 @@ def test_a_hostile_run_is_shown_as_text(tmp_path: Path) -> None:
     assert "<title>demo – training report</title>" in found.output
     assert "<img" not in found.output and 'xlink:href="https' not in found.output
     assert found.console == [] and found.requested == []
+
+
+def test_every_figure_of_a_comparison_is_drawn_and_nothing_is_requested_or_complained_about(
+    comparison: Path, tmp_path: Path
+) -> None:
+    expected = comparison.read_text().count('<div class="plot"')
+    assert expected > 12
+    found = visit(comparison, tmp_path / "chromium", "--dump-dom", "--window-size=1280,3000")
+    assert f'data-figures-drawn="{expected}"' in found.output
+    assert len(re.findall(r'class="plot js-plotly-plot"', found.output)) == expected
+    assert found.console == [] and found.requested == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_comparison_fits_its_window_switches_its_axis_and_hides_runs(
+    comparison: Path, tmp_path: Path, width: int
+) -> None:
+    frame = comparison.with_name(f"frame-{width}.html")
+    frame.write_text(COMPARE.replace("FILE", comparison.name).replace("WIDTH", str(width)))
+    found = visit(frame, tmp_path / "chromium", "--dump-dom", "--window-size=1400,6100")
+    measured = json.loads(re.search(r'<pre id="found">(.*?)</pre>', found.output, re.DOTALL)[1])
+    assert measured == {
+        "scroll": width, "width": width, "outside": 0, "before": "tokens", "after": ["training FLOPs"],
+        "pressed": ["flops"], "hidden": 3, "fewer": True, "focusable": True, "requests": [],
+    }  # fmt: skip
+    assert found.console == []
+
+
+def test_a_comparison_prints_white_and_whole(comparison: Path, tmp_path: Path) -> None:
+    paper = tmp_path / "comparison.pdf"
+    visit(comparison, tmp_path / "chromium", f"--print-to-pdf={paper}")
+    content = paper.read_bytes()
+    assert content.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
