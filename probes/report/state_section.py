@@ -51,7 +51,8 @@ def state_section(events: Sequence[Mapping[str, Any]]) -> str:
 def _domains(domains: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(found.get("verdict")))}</td>'
-        f'<td class="number">{_signed(found.get("change"))}</td><td class="number">{_signed(found.get("level"))}</td></tr>'
+        f'<td class="number">{_signed(found.get("change"))}</td>'
+        f'<td class="number">{_signed(found.get("level"))}</td></tr>'
         for name, found in domains.items()
         if isinstance(found, dict)
     )
@@ -65,7 +66,8 @@ def _domains(domains: Mapping[str, Any]) -> str:
 def _history(states: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f'<tr><td class="number">{html.escape(str(state.get("step", "–")))}</td>'
-        f'<th scope="row">{html.escape(str(state["verdict"]))}</th><td>{html.escape(str(state.get("reason", "")))}</td></tr>'
+        f'<th scope="row">{html.escape(str(state["verdict"]))}</th>'
+        f"<td>{html.escape(str(state.get('reason', '')))}</td></tr>"
         for state in states
     )
     return (

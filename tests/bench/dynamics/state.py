@@ -1,8 +1,8 @@
 """What the state rule says of healthy runs, and whether it calls faults put into them.
 
 Every run is held against the other sizes of its set (Pythia, 410M to 12B; the OLMo ladder), by the product's own
-`assess` at every checkpoint. Faults are put into real curves after a checkpoint: the smooth course of the curve is changed
-and its own checkpoint noise kept, so that nothing is called for being too regular.
+`assess` at every checkpoint. Faults are put into real curves after a checkpoint: the smooth course of the curve is
+changed and its own checkpoint noise kept, so that nothing is called for being too regular.
 
 - drop: every task loses a share of its score above chance;
 - plateau: tasks and loss stay where they were; frozen: the very same scores, as the same weights give;
@@ -45,8 +45,8 @@ def figures(*, quick: bool) -> dict[str, Any]:
         for run in sizes(whole):
             case = _case(whole, run)
             curve = max(case.curves, key=len)
-            for step in curve.step_C[curve.step_C >= 3_000]:
-                healthy.append((f"{run}, {name}", case.state(whole, tokens_at(int(step)))))
+            late = [int(step) for step in curve.step_C if step >= 3_000]
+            healthy += [(f"{run}, {name}", case.state(whole, tokens_at(step))) for step in late]
             called += _faults(case)
     ladder = [] if quick else _healthy_ladder()
     return {
@@ -150,7 +150,7 @@ def _with_fault(curve: TaskCurve, course_C: np.ndarray, fault: str, last: int) -
     elif fault == "frozen":
         judged_C[after_C] = judged_C[last]
     else:
-        back_C = np.maximum(2 * last - np.arange(len(curve)), 0)
+        back_C = np.clip(2 * last - np.arange(len(curve)), 0, last)
         judged_C -= after_C * (course_C - course_C[back_C])
     return replace(curve, value_C=np.where(after_C, unjudged_value(curve, judged_C), curve.value_C))
 

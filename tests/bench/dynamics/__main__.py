@@ -1,0 +1,81 @@
+"""Every figure that is claimed of `probes.dynamics`, on published runs: `python -m tests.bench.dynamics --json FILE`.
+
+Sections are files beside this one. `--section NAME` runs some of them; `--table` prints the tables of a result file,
+which is how they come into the README. Nothing is fitted to make a section pass: priors and thresholds are in the product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.result import describe_machine, is_quiet, package_versions, write_result
+
+SECTIONS = ("finals", "unseen", "transfer", "similarity", "trust", "state", "ladder", "schedules", "scale")
+
+
+def run(names: Sequence[str], *, quick: bool) -> dict[str, Any]:
+    """Figures of these sections, each with the seconds it took."""
+    found: dict[str, Any] = {}
+    for name in names:
+        start = time.perf_counter()
+        figures = dict(importlib.import_module(f"tests.bench.dynamics.{name}").figures(quick=quick))
+        found[name] = figures | {"seconds": time.perf_counter() - start}
+        print(f"\n{name}, {found[name]['seconds']:.0f} s\n\n{table_of(name, figures)}", flush=True)
+    return found
+
+
+def table_of(name: str, figures: Any) -> str:
+    """A section's Markdown table."""
+    return str(importlib.import_module(f"tests.bench.dynamics.{name}").table(figures))
+
+
+def headline(found: dict[str, Any]) -> dict[str, Any]:
+    """The figures by which this benchmark is known, of the sections that were run."""
+    known = {
+        "final_mae": ("finals", "final_mae"),
+        "final_best_baseline_mae": ("finals", "final_best_baseline_mae"),
+        "coverage_80": ("finals", "coverage_80"),
+        "leave_one_out_ratio": ("unseen", "leave_one_out_ratio"),
+        "size_transfer_ratio": ("transfer", "size_transfer_ratio"),
+    }
+    return {key: found[section][name] for key, (section, name) in known.items() if section in found}
+
+
+def main(arguments: list[str]) -> None:
+    """Runs and writes the result, or prints the tables of one."""
+    parser = argparse.ArgumentParser("python -m tests.bench.dynamics", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer sets and draws")
+    parser.add_argument("--section", action="append", choices=SECTIONS, help="only these")
+    parser.add_argument("--table", action="store_true", help="print the tables of the file instead")
+    parser.add_argument("--json", type=Path, required=True)
+    line = parser.parse_args(arguments)
+    if line.table:
+        figures = json.loads(line.json.read_text())["figures"]
+        for name in SECTIONS:
+            if name in figures:
+                print(f"{name}\n\n{table_of(name, figures[name])}\n")
+        return
+    machine = describe_machine(threads=1)
+    is_quiet(machine)
+    names = line.section or list(SECTIONS)
+    found = run(names, quick=line.quick)
+    sections = "".join(f" --section {name}" for name in line.section or ())
+    write_result(
+        line.json,
+        name="dynamics",
+        figures=headline(found) | found,
+        command=f"python -m tests.bench.dynamics{' --quick' if line.quick else ''}{sections}",
+        machine=machine,
+        versions=package_versions(["numpy", "scipy", "pyarrow"]),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
