@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser)
     parser.add_argument("--run", dest="only", action="append", metavar="NAME", help="only this run")
     parser.add_argument("--at-tokens", type=float, metavar="N", help="judge runs as when they had seen so many tokens")
-    parser.add_argument("--since-step", type=int, metavar="N", help="leave out earlier checkpoints; 512")
+    parser.add_argument("--since-step", type=int, metavar="N", help="leave out earlier checkpoints; 512, or 0.35 %% of a shorter run")
     parser.add_argument("--watch", type=int, default=6, metavar="N", help="recommend at most so many tasks; 6")
     parser.add_argument("--all", action="store_true", help="show every part of large benchmarks")
 
@@ -74,9 +74,7 @@ def run(options: argparse.Namespace) -> int:
         print_table([_shown(row) for row in (_rows(own) if options.all else _collapsed(own))], columns=_SHOWN)
         chosen = recommend(seen, name, limit=options.watch, rule=rule, verdicts=own)
         if own and all(verdict.num_checkpoints < rule.checkpoints for verdict in own):
-            print(
-                f"too early to tell: checkpoints count from step {rule.since_step} on; --since-step N looks at earlier"
-            )
+            print("too early to tell: the very first checkpoints do not count; --since-step N looks at earlier ones")
         for one in chosen:
             print(f"watch {one.series}: {one.reason}")
         if not chosen:

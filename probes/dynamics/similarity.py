@@ -99,7 +99,7 @@ def compare_sizes(
     series: Collection[Series] | None = None,
     axis: str = "tokens",
     loss: Series | None = None,
-    since_step: int = 512,
+    since_step: int | None = None,
     draws: int = 200,
     level: float = 0.8,
     seed: int = 0,
@@ -114,7 +114,7 @@ def compare_sizes(
         series: which; all that are measured on two runs or more unless given.
         axis: see `probes.dynamics.align`.
         loss: what the axis `loss` is made of.
-        since_step: earlier checkpoints are left out.
+        since_step: earlier checkpoints are left out; by default as `TaskCurve.first_steps` has it.
         draws: of the bootstrap.
         level: of the intervals.
         seed: of the draws.
@@ -128,7 +128,12 @@ def compare_sizes(
     count_BS = _size_counts(rng, max(size_of.values(), default=-1) + 1, draws)
     found: list[tuple[Similarity, dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     for one in table.series() if series is None else series:
-        curves = [curve.since_step(since_step) for curve in table.of_series(one, names)]
+        curves = [
+            curve.since_step(
+                curve.first_steps(table.runs[curve.run].total_tokens) if since_step is None else since_step
+            )
+            for curve in table.of_series(one, names)
+        ]
         curves = [curve for curve in curves if len(curve) >= _LEAST_POINTS]
         drawn = [_draw(curve, draws, rng) for curve in curves]
         places = [positions(table, curve, axis=axis, loss=loss) for curve in curves]

@@ -17,6 +17,9 @@ LOSS_DOMAIN = "loss"
 """Domain of curves that measure the language model itself: training loss, validation losses, learning rate."""
 
 
+_FIRST_STEP, _FIRST_SHARE = 512, 0.0035
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
     """What is known of a run besides its scores.
@@ -105,6 +108,15 @@ class TaskCurve:
     def until(self, tokens: float) -> TaskCurve:
         """What was known when the run had seen so many tokens."""
         return self.where(self.tokens_C <= tokens * (1 + 1e-9))
+
+    def first_steps(self, total_tokens: float | None) -> int:
+        """The step from which a curve says something of its later course: 512, or 0.35 % of a shorter run.
+
+        Before that scores swing about chance, or rise with any training. Measured on Pythia, of which 512 is looked at.
+        """
+        last_step, last_tokens = float(self.step_C[-1]), float(self.tokens_C[-1])
+        total_steps = last_step * total_tokens / last_tokens if total_tokens and last_tokens else last_step
+        return min(_FIRST_STEP, int(np.ceil(_FIRST_SHARE * total_steps)))
 
     def since_step(self, step: int) -> TaskCurve:
         """Without the earliest checkpoints."""

@@ -27,7 +27,7 @@ class TrustRule:
     """What a curve has to show.
 
     Attributes:
-        since_step: earlier checkpoints are not looked at: scores there swing about chance, or rise with any training.
+        since_step: earlier checkpoints are not looked at; by default as `TaskCurve.first_steps` has it.
         checkpoints: fewest checkpoints since then.
         above_chance: standard errors over items that the mean of the last three checkpoints is to be above chance.
         significance: largest p-value of that after Holm's correction over all curves of the run.
@@ -37,7 +37,7 @@ class TrustRule:
         decay_score: … if it is also more than this, in accuracy, bits per byte or nats.
     """
 
-    since_step: int = 512
+    since_step: int | None = None
     checkpoints: int = 5
     above_chance: float = 3.0
     significance: float = 0.01
@@ -113,7 +113,7 @@ def judge(table: CurveTable, *, runs: Sequence[str] | None = None, rule: TrustRu
         if curve.run in by_run and is_ability(curve) and table.get(curve.run, curve.series) is curve:
             by_run[curve.run].append(curve)
     curves = [curve for name in names for curve in by_run[name]]
-    measured = _measure([curve.since_step(rule.since_step) for curve in curves], rule)
+    measured = _measure([curve.since_step(_first(curve, table, rule)) for curve in curves], rule)
     first = 0
     for name in names:
         stop = first + len(by_run[name])
@@ -214,9 +214,15 @@ def _measure_together(
     }
 
 
+def _first(curve: TaskCurve, table: CurveTable, rule: TrustRule) -> int:
+    if rule.since_step is not None:
+        return rule.since_step
+    return curve.first_steps(table.runs[curve.run].total_tokens)
+
+
 def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable, rule: TrustRule) -> Verdict:
     found = {key: float(number) for key, number in numbers.items()}
-    count = int(np.sum((curve.step_C >= rule.since_step) | (curve.step_C < 0)))
+    count = len(curve.since_step(_first(curve, table, rule)))
     has_chance = bool(np.isfinite(curve.chance))
     was_above = not has_chance or (found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance)
     decays = was_above and found["decay"] > rule.decay and found["decayed"] > rule.decay_score
@@ -248,7 +254,7 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
 def _failures(found: dict[str, float], rule: TrustRule, *, count: int, has_chance: bool, decays: bool) -> list[str]:
     """What keeps a curve from being trusted, in words."""
     if count < rule.checkpoints:
-        return [f"{count} checkpoints since step {rule.since_step}, {rule.checkpoints} needed"]
+        return [f"{count} checkpoints after the very first ones, {rule.checkpoints} needed"]
     failures = []
     if has_chance and not found["above_chance"] >= rule.above_chance:
         failures.append(f"{found['above_chance']:.1f} standard errors above chance, {rule.above_chance:g} needed")

@@ -1,7 +1,7 @@
 """Every figure that is claimed of `probes.dynamics`, on published runs: `python -m tests.bench.dynamics --json FILE`.
 
 Sections are files beside this one. `--section NAME` runs some of them; `--table` prints the tables of a result file,
-which is how they come into the README. Nothing is fitted to make a section pass: priors and thresholds are in the product.
+which is how they come into the README. Nothing is fitted to pass: priors and thresholds are in the product.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def test_without_a_standard_error_above_chance_is_judged_by_what_the_noise_allow
 def test_too_early_is_said_so():
     verdict = verdict_of(made(rise()[-4:]))
     assert not verdict.trusted
-    assert verdict.reason == "4 checkpoints since step 512, 5 needed"
+    assert verdict.reason == "4 checkpoints after the very first ones, 5 needed"
 
 
 def test_measures_of_bias_and_learning_rates_are_not_judged_but_losses_are():
