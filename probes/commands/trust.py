@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser)
     parser.add_argument("--run", dest="only", action="append", metavar="NAME", help="only this run")
     parser.add_argument("--at-tokens", type=float, metavar="N", help="judge runs as when they had seen so many tokens")
-    parser.add_argument("--since-step", type=int, metavar="N", help="leave out earlier checkpoints; 512, or 0.35 %% of a shorter run")
+    parser.add_argument(
+        "--since-step", type=int, metavar="N", help="leave out earlier checkpoints; the first 512 steps"
+    )
     parser.add_argument("--watch", type=int, default=6, metavar="N", help="recommend at most so many tasks; 6")
     parser.add_argument("--all", action="store_true", help="show every part of large benchmarks")
 
