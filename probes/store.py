@@ -14,15 +14,17 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.lock import exclusive
-from probes.plan import Plan
 from probes.record import Measurement
-from probes.score import Answers
+
+if TYPE_CHECKING:
+    from probes.plan import Plan
+    from probes.score import Answers
 
 PROBES_FILE = "probes.jsonl"
 ITEMS_FOLDER = "items"
