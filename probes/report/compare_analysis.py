@@ -24,7 +24,7 @@ from probes.report.compare_tables import SimilarityRow, TrustRow
 
 HINDSIGHT = 0.3
 """Share of the tokens from which finished runs are predicted, to be held against what came."""
-_MOST_PREDICTED_RUNS, _MOST_PREDICTED_TASKS = 4, 12
+_MOST_PREDICTED_RUNS, _MOST_PREDICTED_TASKS = 4, 8
 _MOST_COMPARED_TASKS = 12
 _MOST_ONSET_TASKS = 12
 _FIT_CHECKPOINTS, _ONSET_CHECKPOINTS, _ONSET_DRAWS = 28, 60, 100
