@@ -6,16 +6,42 @@ run are for `probes.dynamics.single_run` and `annealing`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from pretrain.errors import ProbeError
-from probes.dynamics.fit_law import Points
 from probes.dynamics.laws import FLOPS, PARAMETERS, TOKENS
 from probes.dynamics.table import CurveTable, Series
 
 LAST_CHECKPOINTS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Points:
+    """What a law is fitted to; R points.
+
+    Attributes:
+        feature_R: by name, positive (areas of annealing may be 0).
+        value_R: scores or losses, in their own units.
+        group_R: int; points of one group are resampled together (all points of a run, or a stretch of one).
+    """
+
+    feature_R: Mapping[str, np.ndarray]
+    value_R: np.ndarray
+    group_R: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.value_R)
+
+    def where(self, keep_R: np.ndarray) -> Points:
+        """The points for which a boolean array holds."""
+        return Points(
+            feature_R={name: value_R[keep_R] for name, value_R in self.feature_R.items()},
+            value_R=self.value_R[keep_R],
+            group_R=self.group_R[keep_R],
+        )
 
 
 def final_points(

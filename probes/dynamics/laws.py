@@ -109,6 +109,16 @@ class Law:
         """The value at one place, in the target's units."""
         return float(self.values(value_K, {name: np.array([number]) for name, number in at.items()})[0])
 
+    def residual(self, target_R: np.ndarray, fitted_R: np.ndarray) -> np.ndarray:
+        """Targets as seen from fitted ones: in logarithms for `huber`, plain for `squares`."""
+        if self.loss == "huber":
+            return np.log(np.maximum(target_R, SMALLEST) / np.maximum(fitted_R, SMALLEST))
+        return target_R - fitted_R
+
+    def with_residual(self, fitted_R: np.ndarray, residual_R: np.ndarray) -> np.ndarray:
+        """Targets from fitted ones and residuals."""
+        return fitted_R * np.exp(residual_R) if self.loss == "huber" else fitted_R + residual_R
+
     def _index(self, names: list[str]) -> np.ndarray:
         return np.array([self.parameters.index(name) for name in names], np.int64)
 
@@ -296,7 +306,7 @@ ANNEALING = Law(
     lower={"alpha": 0.0, "L0": 0.0, "C": 0.0},
     floor="L0",
     num_distinct={FORWARD_AREA: 5, ANNEALING_AREA: 3},
-    max_ratio={FORWARD_AREA: 10.0},
+    max_ratio={FORWARD_AREA: 10.0, ANNEALING_AREA: 10.0},
 )
 """Schedule-aware: S1 sums the learning rate, S2 what its fall has brought (`probes.dynamics.annealing`)."""
 
@@ -309,7 +319,7 @@ ANNEALING_SIZES = Law(
     lower={**ANNEALING.lower, "beta": 0.0},
     floor="L0",
     num_distinct={**ANNEALING.num_distinct, PARAMETERS: 3},
-    max_ratio={FORWARD_AREA: 10.0, PARAMETERS: _FAR},
+    max_ratio={**ANNEALING.max_ratio, PARAMETERS: _FAR},
 )
 """The same over runs of several sizes."""
 

@@ -11,9 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from probes.dynamics.fit_law import LawFit, Points, grid_starts, why_too_few
+from probes.dynamics.fit_law import LawFit, grid_starts
+from probes.dynamics.law_points import Points
 from probes.dynamics.laws import Law
 from probes.dynamics.refit import refit_all
+from probes.dynamics.refusal import why_too_few
 
 DEFAULT_DRAWS = 200
 WIDENING = 1.5
@@ -91,4 +93,4 @@ def _redrawn_residuals(fit: LawFit, generator: np.random.Generator) -> tuple[np.
         other_R = np.flatnonzero(index_R == generator.integers(len(names)))
         noise_R[own_R] = residual_R[np.resize(other_R, len(own_R))]
     fitted_R = fit.law.values(fit.value_K, fit.points.feature_R)
-    return fit.with_residual(fitted_R, noise_R), np.ones(len(residual_R))
+    return fit.law.with_residual(fitted_R, noise_R), np.ones(len(residual_R))

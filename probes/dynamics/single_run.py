@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from probes.dynamics.fit_law import LawFit, Points, fit_law
+from probes.dynamics.fit_law import LawFit, fit_law
+from probes.dynamics.law_points import Points
 from probes.dynamics.laws import TOKENS, TOKENS_LAW, Target
 from probes.dynamics.resample import DEFAULT_DRAWS, resample
 from probes.dynamics.table import TaskCurve

@@ -60,7 +60,7 @@ class TwoStepFit:
             FitRefused: one of the fits is degenerate, or the place is too far from the runs.
         """
         if reason := self.why_not(at):
-            raise FitRefused(f"The two-step fit is not to be trusted there: {reason}")
+            raise FitRefused(reason, of="The two-step fit")
         low, high = quantiles(self.draws_at(at), level)
         return Prediction(value=self.score(at), low=low, high=high, level=level)
 
