@@ -20,7 +20,7 @@ from probes.commands.show_table import add_table_arguments, print_table, table_o
 from probes.store import PROBES_FILE
 
 if TYPE_CHECKING:
-    from probes.dynamics.table import CurveTable
+    from probes.report.compare_page import Comparison
 
 HELP = "write one HTML page about a run, or about several, and print a table"
 
@@ -48,11 +48,12 @@ def run(options: argparse.Namespace) -> int:
         return _report(run_directory(paths[0]), options.output)
     table = table_of(options)
     output = options.output or _COMPARISON
-    from probes.report.compare_page import write_comparison
+    from probes.report.compare_page import compare, write
 
-    write_comparison(table, output)
-    print_table(_rows(table))
-    left_out = len(table.runs) - _MOST_ROWS
+    comparison = compare(table)
+    write(comparison, output)
+    print_table(_rows(comparison))
+    left_out = len(comparison.table.runs) - _MOST_ROWS
     print((f"and {left_out} more runs\n" if left_out > 0 else "") + f"\nreport: {output}")
     return 0
 
@@ -85,11 +86,9 @@ def _report(directory: Path, output: Path | None) -> int:
     return 0
 
 
-def _rows(table: CurveTable) -> list[dict[str, Any]]:
-    """Size, length and mean scores of the runs compared."""
-    from probes.report.compare_curves import SCORE_METRICS, domain_panels
-
-    panels = domain_panels(table, SCORE_METRICS)
+def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Size, length and mean scores of the runs compared, as in the page."""
+    table, panels = comparison.table, comparison.panels
     rows = []
     for name in table.by_size(table.runs)[:_MOST_ROWS]:
         facts = table.runs[name]

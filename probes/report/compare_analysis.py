@@ -33,6 +33,14 @@ _LEAST_TASKS, _MOST_PARTS = 6, 4
 _FAMILY_RUNS, _MOST_REFERENCES = 12, 6
 
 
+def telling(table: CurveTable, runs: Sequence[str]) -> set[Series]:
+    """The scores that are worth watching in at least one of these runs."""
+    wanted = set(best_series(table, SCORE_METRICS).values())
+    verdicts = [one for one in judge(table.select(runs=runs)) if one.series in wanted]
+    by_run = {run: [one for one in verdicts if one.run == run] for run in runs}
+    return {one.series for run, own in by_run.items() for one in recommend(table, run, limit=len(own), verdicts=own)}
+
+
 def predictions(table: CurveTable, runs: Sequence[str]) -> list[PredictionRow]:
     """Predicted finals of runs under way from now, and of finished ones from 30% of their tokens.
 

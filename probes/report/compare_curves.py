@@ -38,11 +38,13 @@ class Panel:
         domain: its name.
         tasks: that the mean is over.
         means: a curve for each run that was scored on all of them, by size; the task is `mean`.
+        is_telling: whether its tasks are among those wanted; else they are all the domain has.
     """
 
     domain: str
     tasks: Sequence[str]
     means: Sequence[TaskCurve]
+    is_telling: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,35 +89,44 @@ def best_series(table: CurveTable, metrics: Sequence[str]) -> dict[str, Series]:
     return found
 
 
-def domain_panels(table: CurveTable, metrics: Sequence[str], *, runs: Collection[str] | None = None) -> list[Panel]:
-    """A panel for each domain, in order of first appearance.
+def domain_panels(
+    table: CurveTable, metrics: Sequence[str], *, wanted: Collection[Series] | None = None
+) -> list[Panel]:
+    """A panel for each domain, those with wanted tasks first, in order of first appearance.
 
     Where not all runs were scored on the same tasks, the mean is over the tasks of all; where there are none such, over
     those of the runs that have the task most runs have, and the other runs are left out.
+
+    Args:
+        table: the runs.
+        metrics: to choose from, best first.
+        wanted: of a domain that has some of these the mean is over them alone; all are wanted unless given.
     """
-    names = list(table.runs if runs is None else runs)
+    names = list(table.runs)
     found: dict[str, list[Series]] = defaultdict(list)
     holders: dict[Series, list[str]] = {}
     domains: dict[str, str] = {}
     for run in names:
         for curve in table.of_run(run):
             domains.setdefault(curve.task, curve.domain)
-    for task, series in best_series(table.select(runs=names), metrics).items():
+    for task, series in best_series(table, metrics).items():
         found[domains[task]].append(series)
         holders[series] = [run for run in names if table.get(run, series) is not None]
     panels = []
     for domain in dict.fromkeys(domain for domain in domains.values() if domain in found):
-        chosen, scored = _shared_by_all(found[domain], holders)
+        telling = [series for series in found[domain] if wanted is None or series in wanted]
+        chosen, scored = _shared_by_all(telling or found[domain], holders)
         means = [mean for run in table.by_size(scored) if (mean := _mean(table, run, chosen, domain)) is not None]
         if means:
-            panels.append(Panel(domain=domain, tasks=[series.task for series in chosen], means=means))
-    return panels
+            tasks = [series.task for series in chosen]
+            panels.append(Panel(domain=domain, tasks=tasks, means=means, is_telling=bool(telling)))
+    return sorted(panels, key=lambda panel: not panel.is_telling)
 
 
 def overall(panels: Sequence[Panel]) -> list[TaskCurve]:
-    """The mean over the domains, of each run that is in all of them (or in the most)."""
+    """The mean over the domains that tell something, of each run that is in all of them (or in the most)."""
     by_run: dict[str, list[TaskCurve]] = defaultdict(list)
-    for panel in panels:
+    for panel in [panel for panel in panels if panel.is_telling] or panels:
         for curve in panel.means:
             by_run[curve.run].append(curve)
     most = max(map(len, by_run.values()), default=0)

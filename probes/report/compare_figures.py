@@ -22,6 +22,7 @@ from probes.report.layout import Panel as Area
 from probes.report.traces import translucent
 
 OTHERS = "other runs"
+AT_CHANCE = "nothing to be trusted yet"
 OTHER_COLOUR = "#c3cad2"
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x")
@@ -71,11 +72,14 @@ def domain_figures(
         panels: the means to draw.
         axes: the first is drawn at first.
         styles: of the runs that stand out.
-        unit: shown beside each heading.
+        unit: shown beside each heading; of a domain that tells nothing yet, that.
     """
     curves = [curve for panel in panels for curve in panel.means]
     layouts = {axis.key: _layout_of(table, curves, axis) for axis in axes}
-    return [_curves_figure(table, panel, axes, styles, layouts=layouts, unit=unit) for panel in panels]
+    return [
+        _curves_figure(table, panel, axes, styles, layouts=layouts, unit=unit if panel.is_telling else AT_CHANCE)
+        for panel in panels
+    ]
 
 
 def alignment_figures(

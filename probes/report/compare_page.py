@@ -43,8 +43,17 @@ _EMPTY = '<p class="empty">{}</p>'
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
-    """What every section draws from."""
+class Comparison:
+    """What every section draws from.
+
+    Attributes:
+        table: the runs that have scores.
+        panels: mean scores of the domains.
+        bits: mean bits per byte of the domains.
+        axes: on which all runs have a place.
+        missing: why other axes are not there.
+        styles: of the runs in colour, by size.
+    """
 
     table: CurveTable
     panels: Sequence[Panel]
@@ -60,39 +69,25 @@ class _Comparison:
 
     @property
     def num_others(self) -> int:
+        """How many runs are drawn in grey."""
         return len(self.table.runs) - len(self.styles)
 
 
 def write_comparison(table: CurveTable, output: Path) -> Path:
-    """Writes the comparison of all runs of a table.
+    """Writes the comparison of all runs of a table: `compare`, then `write`."""
+    return write(compare(table), output)
 
-    Args:
-        table: the runs.
-        output: the HTML file; replaced atomically if it exists.
+
+def write(comparison: Comparison, output: Path) -> Path:
+    """Writes the page; what was there is replaced atomically.
 
     Returns:
         `output`.
 
     Raises:
-        ProbeError: there is nothing to compare.
         ReportError: the file cannot be written.
     """
-    scored = [run for run in table.runs if table.of_run(run)]
-    if not scored:
-        raise ProbeError("There are no scores to compare. Give runs that were probed, or tables of scores.")
-    table = table.select(runs=scored)
-    panels = domain_panels(table, SCORE_METRICS)[:_MOST_PANELS]
-    scores = {curve.run: float(curve.value_C[-1]) for curve in overall(panels)}
-    chosen = highlighted(table, scores)
-    axes, missing = shared_axes(table, list(table.runs))
-    comparison = _Comparison(
-        table=table,
-        panels=panels,
-        bits=domain_panels(table, BITS_METRICS)[:_MOST_PANELS],
-        axes=axes,
-        missing=missing,
-        styles=styles_of(chosen),
-    )
+    table, axes = comparison.table, comparison.axes
     head = Head(
         kind="Comparison of runs",
         name=_title(table),
@@ -103,7 +98,31 @@ def write_comparison(table: CurveTable, output: Path) -> Path:
     return write_page(render_page(head, _sections(comparison)), output)
 
 
-def _sections(found: _Comparison) -> list[Section]:
+def compare(table: CurveTable) -> Comparison:
+    """Chooses what is compared: tasks, axes, and the runs in colour.
+
+    Raises:
+        ProbeError: there is nothing to compare.
+    """
+    scored = [run for run in table.runs if table.of_run(run)]
+    if not scored:
+        raise ProbeError("There are no scores to compare. Give runs that were probed, or tables of scores.")
+    table = table.select(runs=scored)
+    everything = overall(domain_panels(table, SCORE_METRICS))
+    chosen = highlighted(table, {curve.run: float(curve.value_C[-1]) for curve in everything})
+    wanted = analysis.telling(table, chosen)
+    axes, missing = shared_axes(table, list(table.runs))
+    return Comparison(
+        table=table,
+        panels=domain_panels(table, SCORE_METRICS, wanted=wanted)[:_MOST_PANELS],
+        bits=domain_panels(table, BITS_METRICS)[:_MOST_PANELS],
+        axes=axes,
+        missing=missing,
+        styles=styles_of(chosen),
+    )
+
+
+def _sections(found: Comparison) -> list[Section]:
     counter = Counter()
     sections = [
         Section("runs", "Runs", _runs(found)),
@@ -134,7 +153,7 @@ def _sections(found: _Comparison) -> list[Section]:
     return sections
 
 
-def _runs(found: _Comparison) -> str:
+def _runs(found: Comparison) -> str:
     shown = runs_table(found.table, found.runs, found.panels, found.styles)
     note = "Scores are means over tasks, 0 at chance and 1 for everything right. " if found.panels else ""
     if not found.num_others:
@@ -146,16 +165,16 @@ def _runs(found: _Comparison) -> str:
     return shown + note_below(note) + _spaced(details)
 
 
-def _domains(found: _Comparison, counter: Counter) -> str:
+def _domains(found: Comparison, counter: Counter) -> str:
     if not found.panels and not found.bits:
         return _EMPTY.format("No two runs have a task in common whose score of guessing is known.")
     parts = [legend(found.styles, num_others=found.num_others)]
     scores = domain_figures(found.table, found.panels, found.axes, found.styles)
     bits = domain_figures(found.table, found.bits, found.axes, found.styles)
     note = (
-        "Means over the tasks that all runs shown were scored on, each rescaled so that guessing is 0 and everything "
-        "right is 1. Lines are smoothed, dots are the scores; shaded where four runs or fewer are shown: the smoothed "
-        "curve with 80 %. Scores before training are not drawn."
+        "Means over the tasks that can be trusted in a run in colour, and that all runs shown were scored on; each is "
+        "rescaled so that guessing is 0 and everything right is 1. Lines are smoothed, dots are the scores; shaded "
+        "where four runs or fewer are shown: where the curve is with 80 %. Scores before training are not drawn."
     )
     if scores:
         parts += ["<h3>Mean score of each domain</h3>" if bits else "", counter.show(scores, note=note)]
@@ -164,21 +183,23 @@ def _domains(found: _Comparison, counter: Counter) -> str:
     return "".join(parts) + _tasks(found) + note_below(found.missing)
 
 
-def _tasks(found: _Comparison) -> str:
+def _tasks(found: Comparison) -> str:
     """Which tasks the means are over, and which runs a panel lacks."""
     lines = []
     for panel in found.panels:
         absent = len(found.table.runs) - len(panel.means)
         lacking = f" ({absent} runs were not scored on them)" if absent else ""
         lines.append(f"<li>{html.escape(panel.domain)}: {html.escape(', '.join(panel.tasks))}{lacking}</li>")
-    return f"<details><summary>Tasks of each mean</summary><ul>{''.join(lines)}</ul></details>" if lines else ""
+    return (
+        _spaced(f"<details><summary>Tasks of each mean</summary><ul>{''.join(lines)}</ul></details>") if lines else ""
+    )
 
 
-def _alignment(found: _Comparison, counter: Counter) -> str:
+def _alignment(found: Comparison, counter: Counter) -> str:
     means = overall(found.panels)
     note = (
-        "The mean over all domains of each run. On the axis on which runs of different sizes fall together, a smaller "
-        "one tells how a larger one will go."
+        "The mean of each run over all domains that can be trusted. On the axis on which runs of different sizes fall "
+        "together, a smaller one tells how a larger one will go."
     )
     shown = counter.show(alignment_figures(found.table, means, found.axes, found.styles), note=note)
     parts = [legend(found.styles, num_others=found.num_others) + shown] if shown else []
@@ -195,7 +216,7 @@ def _alignment(found: _Comparison, counter: Counter) -> str:
 
 
 def _onsets(
-    found: _Comparison,
+    found: Comparison,
     counter: Counter,
     domains: Sequence[analysis.OnsetRow],
     tasks: Sequence[analysis.OnsetRow],
@@ -222,7 +243,7 @@ def _title(table: CurveTable) -> str:
     return f"{len(names)} runs" + (f" of {families.pop()}" if len(families) == 1 else "")
 
 
-def _tiles(found: _Comparison) -> str:
+def _tiles(found: Comparison) -> str:
     table = found.table
     sizes = sorted({facts.parameters for facts in table.runs.values() if facts.parameters})
     tokens = [table.last_tokens(run) for run in table.runs]
@@ -253,7 +274,7 @@ def _axis_switch(axes: Sequence[Axis]) -> str:
         f'title="{html.escape(axis.title)}">{short[axis.key]}</button>'
         for axis in axes
     )
-    return f'<div class="switch" role="group" aria-label="Axis of the domains"><span>Axis</span>{buttons}</div>'
+    return f'<div class="switch places" role="group" aria-label="Axis of the domains"><span>Axis</span>{buttons}</div>'
 
 
 def _spaced(content: str) -> str:

@@ -79,6 +79,19 @@ def test_of_a_task_the_metric_that_most_runs_have_counts() -> None:
     }
 
 
+def test_where_some_tasks_are_wanted_the_mean_is_over_them_alone() -> None:
+    values = (0.5, 0.6, 0.7, 0.8)
+    curves = [curve("a", "piqa", values), curve("a", "copa", (0.5, 0.5, 0.5, 0.5))]
+    curves += [curve("a", "logiqa", (0.2, 0.3, 0.2, 0.3), domain="reasoning", chance=0.25)]
+    panels = domain_panels(CurveTable([], curves), SCORE_METRICS, wanted={Series("piqa", "acc", 0)})
+    assert [(panel.domain, list(panel.tasks), panel.is_telling) for panel in panels] == [
+        ("commonsense", ["piqa"], True),
+        ("reasoning", ["logiqa"], False),
+    ]
+    (mean,) = overall(panels)
+    assert mean.value_C == pytest.approx([0.2, 0.4, 0.6]), "a domain that tells nothing is not in the mean of all"
+
+
 def test_bits_per_byte_have_panels_of_their_own() -> None:
     panels = domain_panels(olmo_ladder(), BITS_METRICS)
     assert panels and all(mean.lower_is_better for panel in panels for mean in panel.means)

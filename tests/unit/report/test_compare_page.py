@@ -48,6 +48,14 @@ def test_every_section_is_there_and_every_figure_a_valid_specification(published
         plotly.graph_objects.Figure(data=figure["data"], layout=figure["layout"])
 
 
+def test_means_are_over_tasks_to_be_trusted_and_other_domains_say_that_they_are_not(published: str) -> None:
+    page = page_alone(published)
+    assert "<li>language: lambada_openai</li>" in page, "wsc is noise at every size"
+    assert "<li>commonsense: piqa, winogrande</li>" in page
+    for domain in ("examination", "reasoning"):
+        assert f'{domain} <span class="unit">nothing to be trusted yet</span>' in page
+
+
 def test_every_trace_has_a_place_on_every_axis(published: str) -> None:
     switched = [figure for figure in specifications(published) if "places" in figure]
     assert len(switched) == 5
