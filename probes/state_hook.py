@@ -18,8 +18,7 @@ from pretrain.track import names
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run, StepReport
     from probes.dynamics.expectation import Expectation
-    from probes.dynamics.state import State
-    from probes.dynamics.table import CurveTable
+    from probes.dynamics.state import References, State
 
 STATE_EVENT = "state"
 
@@ -33,7 +32,7 @@ class StateHook:
 
     def __init__(self, references: Sequence[str]) -> None:
         self._paths = list(references)
-        self._further: tuple[CurveTable, list[str]] | None = None
+        self._further: References | None = None
         self._expectation: Expectation | None = None
         self._said: set[int] = set()
 
@@ -69,7 +68,7 @@ class StateHook:
         """The state, or None while nothing is to be held against anything."""
         from probes.dynamics.expectation import expect
         from probes.dynamics.read_run import read_run_curves
-        from probes.dynamics.state import assess, reference_runs, watched
+        from probes.dynamics.state import assess, read_references, watched
         from probes.dynamics.table import CurveTable
 
         own = read_run_curves(run.info.directory)
@@ -78,9 +77,15 @@ class StateHook:
         references: list[str] = []
         if self._paths:
             if self._further is None:
-                self._further = reference_runs(CurveTable([], []), self._paths)
-            further, references = self._further
-            references = [other for other in references if other != name]
+                self._further = read_references(CurveTable([], []), self._paths)
+                run.tracker.event(
+                    "state_references",
+                    step=run.state.step,
+                    used=self._further.names,
+                    left_out=self._further.left_out,
+                )
+            further = self._further.table
+            references = [other for other in self._further.names if other != name]
             table = CurveTable([*further.runs.values(), own.facts], [*further.curves, *own.curves])
         expectation = None
         if references:

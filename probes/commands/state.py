@@ -37,14 +37,17 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProbeError: nothing can be read, or a run is not there.
     """
-    from probes.dynamics.state import assess, reference_runs, state_rows
+    from probes.dynamics.state import assess, read_references, state_rows
 
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
     names = options.only or list(table.runs)
     references = None
     if options.references:
-        table, references = reference_runs(table, options.references)
+        read = read_references(table, options.references)
+        table, references = read.table, read.names
+        for name, reason in read.left_out.items():
+            print(f"{name} is no reference: {reason}.")
     rows: list[dict[str, Any]] = []
     for name in names:
         seen = table

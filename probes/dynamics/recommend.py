@@ -131,8 +131,8 @@ def soon(table: CurveTable, run: str, *, rule: TrustRule | None = None) -> dict[
 
 
 def benchmark_of(task: str) -> str:
-    """The name that the parts of a benchmark share: up to the first dash or underscore."""
-    return task.replace("-", "_").split("_")[0]
+    """The name that the parts of a benchmark share: up to the first dash or underscore, `fineline_` left out."""
+    return task.removeprefix("fineline_").replace("-", "_").split("_")[0]
 
 
 def parts_of_large_benchmarks(series: Iterable[Series]) -> dict[Series, str]:

@@ -121,6 +121,15 @@ def is_lower_better(metric: str) -> bool:
     return metric in LOWER_IS_BETTER
 
 
+def tells_quality(metric: str) -> bool:
+    """Whether more of a metric means a better model, and no other metric of the record says the same.
+
+    The probability of all choices together falls when a model learns to tell them apart; scores by length and rescaled
+    ones repeat what the plain ones say.
+    """
+    return not metric.startswith("total_prob") and not metric.endswith(("_per_token", "_per_byte", "_rescaled"))
+
+
 def is_twin(first: str, second: str) -> bool:
     """Whether two tasks ask the same thing of other items (`…_val_…` and `…_test_…`): no siblings, but copies."""
     return first == second or _without_split(first) == _without_split(second)

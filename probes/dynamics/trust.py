@@ -16,7 +16,9 @@ from scipy import special
 from probes.dynamics.definitions import monotonicity
 from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
+from probes.dynamics.tasks import ACCURACIES, tells_quality
 
+_BITS_PER_BYTE = ("gold_bpb", "bpb")
 _NO_ABILITIES = frozenset({"bias", LOSS_DOMAIN})
 _WINDOW = 3
 """Checkpoints whose mean is called the score now."""
@@ -127,15 +129,21 @@ def judge(table: CurveTable, *, runs: Sequence[str] | None = None, rule: TrustRu
 
 
 def is_ability(curve: TaskCurve) -> bool:
-    """Whether more of it is better at all: not so for measures of bias, learning rates and their like."""
-    return curve.domain not in _NO_ABILITIES or curve.lower_is_better and curve.domain == LOSS_DOMAIN
+    """Whether more of it is better at all, and it is no repetition; measures of bias and learning rates are none."""
+    if curve.domain in _NO_ABILITIES:
+        return curve.lower_is_better and curve.domain == LOSS_DOMAIN
+    return tells_quality(curve.metric)
 
 
 def decaying_tasks(verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
-    """Tasks that decay by run; two or more speak of the run, one may be luck or the task's own."""
+    """Tasks that decay by run; two or more speak of the run, one may be luck or the task's own.
+
+    In accuracy or in bits per byte: margins and shares of probability may fall while the answers get better.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.decays and verdict.series.task not in found[verdict.run]:
+        speaks = verdict.series.metric in (*ACCURACIES, *_BITS_PER_BYTE)
+        if verdict.decays and speaks and verdict.series.task not in found[verdict.run]:
             found[verdict.run].append(verdict.series.task)
     return {run: tasks for run, tasks in found.items() if tasks}
 
@@ -224,7 +232,10 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
     found = {key: float(number) for key, number in numbers.items()}
     count = len(curve.since_step(_first(curve, table, rule)))
     has_chance = bool(np.isfinite(curve.chance))
-    was_above = not has_chance or (found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance)
+    # What never rose has nothing to lose.
+    was_above = found["gain"] + found["decay"] >= rule.gain
+    if has_chance:
+        was_above = found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance
     decays = was_above and found["decay"] > rule.decay and found["decayed"] > rule.decay_score
     failures = _failures(found, rule, count=count, has_chance=has_chance, decays=decays)
     if failures:

@@ -96,7 +96,8 @@ def test_references_are_read_from_where_the_configuration_names_them(tmp_path):
     others = [write_record(tmp_path / name, until=STEPS, name=name) for name in ("first", "second")]
     hook = StateHook([str(path) for path in others])
     tracker = save(hook, make_run(write_record(tmp_path / "run", until=800), 800))
-    [(_, _, fields)] = tracker.events
+    [(kind, _, read), (_, _, fields)] = tracker.events
+    assert (kind, read) == ("state_references", {"used": ["first", "second"], "left_out": {}})
     assert fields["basis"].startswith("2 run(s) of 11")
     assert fields["domains"]["commonsense"]["level"] is not None
 
