@@ -38,7 +38,10 @@ class TwoStepFit:
 
     def why_not(self, at: Mapping[str, float]) -> str | None:
         """Why nothing may be predicted there; None if it may."""
-        return self.step1.why_not(at) or self.step2.refused
+        reason = self.step1.why_not(at) or self.step2.refused
+        if reason is None and not 0.0 <= self.score(at) <= 1.0:
+            reason = f"the link gives a score of {self.score(at):.3f}, beyond 0 or 1: the loss is far below the fitted."
+        return reason
 
     def score(self, at: Mapping[str, float]) -> float:
         """The score there by the two fits, refused or not."""

@@ -101,6 +101,8 @@ def loss_and_score(table: CurveTable, task: str) -> tuple[Series, Series]:
 def _fit(table: CurveTable, task: str, *, runs: Collection[str], draws: int, chain: str = "ladder") -> TwoStepFit:
     loss, score = loss_and_score(table, task)
     law, link = _CHAINS[chain]
+    if chain == "gadre":  # whose link starts from the loss on C4
+        loss = Series("c4_en-validation", "ce_loss")
     return fit_two_step(table, loss=loss, score=score, runs=runs, law=law, link=link, draws=draws)
 
 
