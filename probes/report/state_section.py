@@ -67,7 +67,7 @@ def _history(states: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f'<tr><td class="number">{html.escape(str(state.get("step", "–")))}</td>'
         f'<th scope="row">{html.escape(str(state["verdict"]))}</th>'
-        f"<td>{html.escape(str(state.get('reason', '')))}</td></tr>"
+        f'<td class="words">{html.escape(str(state.get("reason", "")))}</td></tr>'
         for state in states
     )
     return (
