@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 LOWER_IS_BETTER = frozenset(
     {
@@ -135,5 +136,6 @@ def is_twin(first: str, second: str) -> bool:
     return first == second or _without_split(first) == _without_split(second)
 
 
+@cache
 def _without_split(name: str) -> str:
     return re.sub(r"_(val|validation|test|train)(?=_|$)", "", name)
