@@ -27,7 +27,9 @@ HINDSIGHT = 0.3
 _MOST_PREDICTED_RUNS, _MOST_PREDICTED_TASKS = 4, 8
 _MOST_COMPARED_TASKS = 12
 _MOST_ONSET_TASKS = 12
-_FIT_CHECKPOINTS, _ONSET_CHECKPOINTS, _ONSET_DRAWS = 28, 60, 100
+_FIT_CHECKPOINTS = 28
+_ONSET_CHECKPOINTS, _ONSET_DRAWS = 60, 100
+_SIMILARITY_CHECKPOINTS, _SIMILARITY_DRAWS = 60, 100
 _LEAST_PAST = 4
 _LEAST_TASKS, _MOST_PARTS = 6, 4
 _FAMILY_RUNS, _MOST_REFERENCES = 12, 6
@@ -96,12 +98,12 @@ def trust(table: CurveTable, runs: Sequence[str]) -> list[TrustRow]:
 
 def similarities(table: CurveTable, runs: Sequence[str], *, axis: str) -> list[SimilarityRow]:
     """How alike the tasks that matter are across sizes, over an axis; none without runs of several sizes."""
-    chosen = table.select(runs=runs)
+    chosen = _thinned(table.select(runs=runs), _SIMILARITY_CHECKPOINTS)
     tasks: dict[Series, None] = {}
     for run in reversed(runs):
         tasks |= dict.fromkeys(_telling_series(table, run, _MOST_COMPARED_TASKS))
     try:
-        found = compare_sizes(chosen, series=list(tasks)[:_MOST_COMPARED_TASKS], axis=axis)
+        found = compare_sizes(chosen, series=list(tasks)[:_MOST_COMPARED_TASKS], axis=axis, draws=_SIMILARITY_DRAWS)
     except ProbeError:
         return []
     return [
@@ -137,7 +139,7 @@ def _predictions_of(table: CurveTable, run: str) -> list[PredictionRow]:
     series = _telling_series(known, run, _MOST_PREDICTED_TASKS)
     references = usable_references(known, run)[-_MOST_REFERENCES:]
     rows = []
-    for one in predict_finals(_thinned(known), run, series=series, references=references, tokens=end):
+    for one in predict_finals(_thinned(known, _FIT_CHECKPOINTS), run, series=series, references=references, tokens=end):
         curve = table.get(run, one.series)
         refused = one.refused is not None
         rows.append(
@@ -157,9 +159,9 @@ def _predictions_of(table: CurveTable, run: str) -> list[PredictionRow]:
     return rows
 
 
-def _thinned(table: CurveTable) -> CurveTable:
-    """Fewer checkpoints: a fit takes their number to the third, and its answer hardly changes."""
-    return CurveTable(table.runs.values(), [curve.where(thinned(curve, _FIT_CHECKPOINTS)) for curve in table])
+def _thinned(table: CurveTable, most: int) -> CurveTable:
+    """Fewer checkpoints: a fit takes their number to the third, a smoothing its square, and answers hardly change."""
+    return CurveTable(table.runs.values(), [curve.where(thinned(curve, most)) for curve in table])
 
 
 def _nearest_in_size(table: CurveTable, run: str, family: Sequence[str]) -> list[str]:

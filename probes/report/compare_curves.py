@@ -205,12 +205,11 @@ def _shared_by_all(
 
 
 def _mean(table: CurveTable, run: str, chosen: Sequence[Series], domain: str) -> TaskCurve | None:
-    curves = [curve for series in chosen if (curve := table.get(run, series)) is not None]
-    return _mean_of([curve.rescaled() for curve in curves], domain=domain)
+    return _mean_of([curve for series in chosen if (curve := table.get(run, series)) is not None], domain=domain)
 
 
 def _mean_of(curves: Sequence[TaskCurve], *, domain: str) -> TaskCurve | None:
-    """The unweighted mean at the checkpoints that all curves have, those before training left out."""
+    """The unweighted mean, rescaled, at the checkpoints that all curves have, those before training left out."""
     first = curves[0]
     tokens_C = first.tokens_C
     if not all(np.array_equal(curve.tokens_C, tokens_C) for curve in curves[1:]):
@@ -221,6 +220,8 @@ def _mean_of(curves: Sequence[TaskCurve], *, domain: str) -> TaskCurve | None:
     rows = [np.searchsorted(curve.tokens_C, tokens_C) for curve in curves]
     value_KC = np.stack([curve.value_C[here] for curve, here in zip(curves, rows, strict=True)])
     stderr_KC = np.stack([curve.stderr_C[here] for curve, here in zip(curves, rows, strict=True)])
+    chance_K = np.nan_to_num([curve.chance for curve in curves])[:, None]  # as `TaskCurve.rescaled`, all at once
+    value_KC, stderr_KC = (value_KC - chance_K) / (1.0 - chance_K), stderr_KC / (1.0 - chance_K)
     return TaskCurve(
         run=first.run,
         task="mean",
@@ -231,5 +232,5 @@ def _mean_of(curves: Sequence[TaskCurve], *, domain: str) -> TaskCurve | None:
         tokens_C=tokens_C,
         value_C=value_KC.mean(axis=0),
         stderr_C=np.sqrt((stderr_KC**2).sum(axis=0)) / len(curves),
-        chance=float(np.mean([curve.chance for curve in curves])),
+        chance=0.0 if np.isfinite(first.chance) else float("nan"),
     )

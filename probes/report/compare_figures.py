@@ -28,7 +28,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x")
 _MOST_BANDS = 4
 _MOST_MARKS = 40
-_SMOOTHED_POINTS = 400  # smoothing takes their square in memory
+_SMOOTHED_POINTS = 100  # smoothing takes their square in time and memory
 _LINE_POINTS, _OTHER_POINTS = 100, 20
 _HEIGHT = 252
 

@@ -17,6 +17,7 @@ from probes.dynamics.table import LOSS_DOMAIN, CurveTable
 from probes.report import compare_analysis as analysis
 from probes.report.compare_curves import (
     BITS_METRICS,
+    MOST_HIGHLIGHTED,
     SCORE_METRICS,
     Axis,
     Panel,
@@ -108,8 +109,8 @@ def compare(table: CurveTable) -> Comparison:
     if not scored:
         raise ProbeError("There are no scores to compare. Give runs that were probed, or tables of scores.")
     table = table.select(runs=scored)
-    everything = overall(domain_panels(table, SCORE_METRICS))
-    chosen = highlighted(table, {curve.run: float(curve.value_C[-1]) for curve in everything})
+    ranking = overall(domain_panels(table, SCORE_METRICS)) if len(table.runs) > MOST_HIGHLIGHTED else []
+    chosen = highlighted(table, {curve.run: float(curve.value_C[-1]) for curve in ranking})
     wanted = analysis.telling(table, chosen)
     axes, missing = shared_axes(table, list(table.runs))
     return Comparison(
