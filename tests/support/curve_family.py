@@ -62,7 +62,8 @@ class Law:
     def judged(self, parameters: float, tokens_C: np.ndarray) -> np.ndarray:
         """The noiseless curve, more being better; of perplexities in nats."""
         n, d_C = parameters / self.unit[0], np.asarray(tokens_C, np.float64) / self.unit[1]
-        total_C = self.size[0] * n ** -self.size[1] + self.tokens[0] * d_C ** -self.tokens[1]
+        # Untrained is as after the first thousandth: 0 tokens have no power.
+        total_C = self.size[0] * n ** -self.size[1] + self.tokens[0] * np.maximum(d_C, 1e-3) ** -self.tokens[1]
         if self.falls:
             return -(total_C + self.floor)
         if self.form == "power":
