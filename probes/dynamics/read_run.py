@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from probes.dynamics.read_json import columns_of, read_bytes
 from probes.dynamics.table import LOSS_DOMAIN, RunFacts, Series, TaskCurve, make_curve
 from probes.dynamics.tasks import ACCURACIES, chance_of
 from probes.dynamics.tidy import MEAN_TASK, family_in, ordered_groups, size_in
+from probes.record import Measurement
 from probes.report.run_files import RunFiles, read_config, read_events
 from probes.store import PROBES_FILE
 
@@ -35,6 +36,7 @@ _LARGEST_WINDOW_ROWS = 200
 _VALIDATION = re.compile(rb'"(validation/[^"]+/loss)"')
 _NUMBERS = ("step", "tokens", "flops", "num_fewshot", "value", "stderr")
 _TEXTS = ("task", "domain", "metric", "plan_hash")
+_ORDER = tuple(field.name for field in fields(Measurement))
 
 
 def validation_loss(domain: str) -> Series:
@@ -81,7 +83,7 @@ def read_run_curves(directory: Path) -> RunCurves:
         directory=directory, config=config, config_text="", rows=(), curves=(), events=read_events(directory)
     )
     content = read_bytes(directory / PROBES_FILE)
-    columns = columns_of(content, directory / PROBES_FILE, numbers=_NUMBERS, texts=_TEXTS)
+    columns = columns_of(content, directory / PROBES_FILE, numbers=_NUMBERS, texts=_TEXTS, order=_ORDER)
     probes = list(_probe_curves(columns, run=files.name, chance=files.chance))
     known_R = np.isfinite(columns["tokens"])
     tokens_C, first_C = np.unique(columns["tokens"][known_R], return_index=True)

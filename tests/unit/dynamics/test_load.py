@@ -341,3 +341,63 @@ def test_what_lm_eval_does_not_record_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "final" / "results_step_4.json").write_text('{"results": ')
     with pytest.raises(ProbeError, match="results_step_4.json is not JSON"):
         load_curves([tmp_path], tokens_per_step=10)
+
+
+# The fast way
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def measurements(count: int, **changes: Any) -> list[dict[str, Any]]:
+    noise = np.random.default_rng(0)
+    return [
+        measurement(step, "commonsense", f"task-{step % 7}", "acc", float(noise.random()), None).to_json() | changes
+        for step in range(count)
+    ]
+
+
+ORDER = list(measurement(0, "", "", "", 0.0, None).to_json())
+WANTED = {"numbers": ["step", "tokens", "value", "seconds"], "texts": ["run", "task", "plan_hash"]}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        measurements(600),
+        measurements(5),
+        measurements(600, task='a, b "quoted" \\ ü\n'),
+        measurements(600, plan_hash="a\\u00fcü", run="ü"),
+        [row | {"value": None} if row["step"] == 400 else row for row in measurements(600)],
+        [row | {"value": math.nan} if row["step"] == 3 else row for row in measurements(600)],
+        [row | {"value": True} if row["step"] == 3 else row for row in measurements(20)],
+        [row | {"task": None} if row["step"] == 3 else row for row in measurements(20)],
+        [dict(reversed(row.items())) if row["step"] == 7 else row for row in measurements(600)],
+        [{"step": 3}, *measurements(20)],
+    ],
+    ids=["many", "few", "commas", "escapes", "null", "nan", "flag", "no text", "other order", "fields missing"],
+)
+def test_cut_at_commas_or_not_the_columns_are_the_same(rows: list[dict[str, Any]]) -> None:
+    content = lines(rows)
+    found = columns_of(content, Path("x"), order=ORDER, **WANTED)
+    expected = columns_of(content, Path("x"), **WANTED)
+    for name in WANTED["numbers"]:
+        np.testing.assert_array_equal(found[name], expected[name])
+    for name in WANTED["texts"]:
+        assert found[name].to_pylist() == expected[name].to_pylist()
+
+
+@pytest.mark.parametrize("change", [(b'{"run"', b'x{"run"'), (b"6.4}", b"6.4"), (b'"step": 9,', b'"step": ,')])
+def test_a_damaged_line_is_found_on_the_fast_way_too(change: tuple[bytes, bytes]) -> None:
+    *before, last = lines(measurements(10)).splitlines(keepends=True)
+    content = b"".join([*before, last.replace(*change), *before])
+    with pytest.raises(ProbeError, match="x, line 10, is not JSON"):
+        columns_of(content, Path("x"), order=ORDER, **WANTED)
+
+
+def test_a_run_as_it_is_written_takes_the_fast_way(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = found(run)
+    monkeypatch.setattr("pyarrow.json.read_json", lambda *_, **__: pytest.fail("the slow way"))
+    (run / "metrics.jsonl").unlink()
+    np.testing.assert_array_equal(found(run).value_C, expected.value_C)
