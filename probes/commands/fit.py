@@ -126,14 +126,19 @@ def _chosen(table: CurveTable, references: Sequence[str] | None, without: Sequen
 def _planned_rates(paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Learning rates of all steps of the run directories among the paths, by the run's name."""
     from pretrain.config.load import load_yaml
+    from pretrain.errors import ConfigError
     from probes.dynamics.annealing import planned_rates
     from probes.dynamics.read_run import is_run_directory
 
     found = {}
     for path in map(Path, paths):
-        if path.is_dir() and is_run_directory(path) and (path / "config.yaml").is_file():
+        if not (path.is_dir() and is_run_directory(path) and (path / "config.yaml").is_file()):
+            continue
+        try:
             config = load_yaml(path / "config.yaml")
             found[config.run.name or path.resolve().name] = planned_rates(config)
+        except ConfigError as error:
+            print(f"{path}: its plan cannot be read, so only learning rates so far are known. {error.problems[0]}")
     return found
 
 

@@ -156,8 +156,7 @@ def fit_annealing(
     law = ANNEALING_SIZES if len(sized) == len(curves) and len(set(sized)) > 1 else ANNEALING
     fits = [(fit_law(law, annealing_points(curves, memory=memory, skip=skip)), memory) for memory in memories]
     fit, memory = min(fits, key=lambda pair: pair[0].objective if np.isfinite(pair[0].objective) else np.inf)
-    if draws:
-        fit = replace(resample(fit, draws=draws, how="residuals", widening=WIDENING), law_error=LAW_ERROR)
+    fit = replace(resample(fit, draws=draws, how="residuals", widening=WIDENING), law_error=LAW_ERROR)
     return AnnealingFit(fit=fit, memory=memory)
 
 
@@ -177,8 +176,9 @@ def annealing_points(curves: Sequence[ScheduledCurve], *, memory: float = MEMORY
                 f"{curve.run}: the learning rates of {len(rate_S)} steps are known, the curve of {curve.series} "
                 f"reaches to step {curve.step_C[-1]}. The law of the learning rate needs steps, and a rate for each."
             )
-        curve = curve.since_step(max(int(np.ceil(first)), 1))
         forward_S, annealing_S = annealing_areas(rate_S, memory=memory)
+        # A schedule's first rate is 0, and a power of that is infinite.
+        curve = curve.since_step(max(int(np.ceil(first)), 1 + int(np.argmax(forward_S > 0))))
         columns[FORWARD_AREA].append(forward_S[curve.step_C - 1])
         columns[ANNEALING_AREA].append(annealing_S[curve.step_C - 1])
         columns[PARAMETERS].append(np.full(len(curve), scheduled.parameters or np.nan))

@@ -38,13 +38,13 @@ def resample(
 
     Args:
         fit: of `probes.dynamics.fit_law`, refused or not.
-        draws: number of refits.
+        draws: number of refits; 0 leaves the fit as it is.
         how: `groups` draws groups with replacement, `residuals` keeps the places and puts residuals of one group in
             the place of another's.
         widening: see `LawFit`.
         seed: of the draws.
     """
-    if not np.isfinite(fit.value_K).all():
+    if not draws or not np.isfinite(fit.value_K).all():
         return fit
     generator = np.random.default_rng(seed)
     redraw = _redrawn_groups if how == "groups" else _redrawn_residuals

@@ -15,7 +15,8 @@ from probes.dynamics.resample import DEFAULT_DRAWS, resample
 from probes.dynamics.table import TaskCurve
 
 SKIP = 0.1
-"""Share of the tokens so far that is left out from the start."""
+"""Share of the tokens so far that is left out from the start, as long as `FEWEST` checkpoints remain."""
+FEWEST = 10
 STRETCHES = 10
 """Pieces of a curve that are resampled as wholes: neighbouring checkpoints share their errors."""
 WIDENING = 2.5
@@ -28,14 +29,15 @@ def fit_single_run(curve: TaskCurve, *, skip: float = SKIP, draws: int = DEFAULT
 
     Args:
         curve: a loss, fitted as it is, or a score that rises to 1, of which the error is fitted.
-        skip: share of the checkpoints to leave out from the start.
+        skip: share of the tokens so far to leave out from the start, see `SKIP`.
         draws: resampled fits; 0 gives no intervals.
     """
-    kept = curve.where(np.arange(len(curve)) >= skip * len(curve))
-    kept = kept.where(kept.tokens_C > 0)
+    late_C = curve.tokens_C >= skip * curve.tokens_C[-1]
+    late_C |= np.arange(len(curve)) >= len(curve) - FEWEST
+    kept = curve.where(late_C & (curve.tokens_C > 0))
     points = Points(feature_R={TOKENS: kept.tokens_C}, value_R=kept.value_C, group_R=stretches(len(kept)))
     fit = fit_law(TOKENS_LAW, points, target=Target() if curve.lower_is_better else Target("error"))
-    return resample(fit, draws=draws, how="residuals", widening=WIDENING) if draws else fit
+    return resample(fit, draws=draws, how="residuals", widening=WIDENING)
 
 
 def stretches(size: int) -> np.ndarray:

@@ -104,8 +104,7 @@ def fit_two_step(
     if not pairs:
         raise ProbeError(f"No run has both {loss} and {score}. A two-step law needs both of the same checkpoints.")
     step1 = fit_law(law, final_points(table, loss, runs=runs, last=last))
-    if draws:
-        step1 = resample(step1, draws=draws, widening=widening)
+    step1 = resample(step1, draws=draws, widening=widening)
     points = link_points(pairs, skip=link.skip, window=window)
     step2 = fit_link(points, link=link, chance=pairs[0][1].chance, draws=len(step1.draw_BK))
     return TwoStepFit(step1=step1, step2=step2)
