@@ -73,15 +73,6 @@ def olmo_ladder() -> CurveTable:
     return read_tidy(_folder() / "olmo_ladder_compact.csv.xz", facts=_ladder_facts())
 
 
-@cache
-def learning_rate_schedules() -> CurveTable:
-    """27 runs of three sizes under nine schedules: training loss and learning rate by step.
-
-    Tokens are steps here: the source does not tell the batch size.
-    """
-    return read_tidy(_folder() / "learning_rate_schedules.csv.xz", tokens_per_step=1.0)
-
-
 def ladder_reference_fit() -> dict[str, Any]:
     """A refit of the ladder's laws, made apart from this package: parameters per task, predictions of 7B and 13B."""
     content: dict[str, Any] = json.loads((_folder() / "olmo_ladder_reference_fit.json").read_text())

@@ -1,30 +1,22 @@
 """Whether a law of the learning rate, fitted under one schedule, tells what another brings; beside a law in tokens.
 
-On published curves: three small models under nine schedules, and the OLMo ladder, whose learning rates follow from its
-recipe (a cosine to a tenth after as many warm-up tokens as the model has parameters).
+On the OLMo ladder, whose learning rates follow from its recipe: a cosine to a tenth after as many warm-up tokens as the
+model has parameters. So a run of ten times the tokens is another schedule, not a longer stretch of the same one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from probes.dynamics.annealing import AnnealingFit, ScheduledCurve, fit_annealing, rates_between
+from probes.dynamics.annealing import AnnealingFit, ScheduledCurve, fit_annealing
 from probes.dynamics.fit_law import Prediction
-from probes.dynamics.published import learning_rate_schedules, olmo_ladder
+from probes.dynamics.published import olmo_ladder
 from probes.dynamics.single_run import fit_single_run
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 
-MODELS = ("25M", "100M", "400M")
-KNOWN = "cosine-24000"
-LONGER = "cosine-72000"
-WSD = ("wsd-20000-24000", "wsdld-20000-24000")
-"""Exponential and linear decay."""
-DECAY_FROM = 20_000
-LOSS, RATE = Series("train", "loss"), Series("train", "learning_rate")
 _LADDER_SIZES = ("190M", "370M", "760M", "1B")
 _REFUSED_TASKS = ("boolq", "csqa", "winogrande")
 _LAST = 3
@@ -37,14 +29,7 @@ def figures(*, quick: bool) -> dict[str, Any]:
         quick: fewer resampled fits, and of the ladder's curves C4 alone.
     """
     draws = 30 if quick else 60
-    small = learning_rate_schedules()
     return {
-        "schedules": {
-            "a cosine three times as long, from one cosine": _from_one_cosine(small, LONGER, draws=draws),
-            "WSD, from one cosine": _from_one_cosine(small, *WSD, draws=draws),
-            "WSD, from one cosine and itself before the decay": _tail(small, draws=draws),
-            "WSD, from smaller models and itself before the decay": _tail_from_smaller(small, draws=draws),
-        },
         "ladder": {
             f"5xC and 10xC, {name}, from 1xC, 2xC and 30% of itself": row
             for name, row in _ladder(olmo_ladder(), draws=draws, all_tasks=not quick).items()
@@ -58,17 +43,10 @@ def table(figures: Mapping[str, Any]) -> str:
         "| relative error of a run's end | ends | law of the learning rate | law in tokens | last value | 80% hold |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, row in {**figures["schedules"], **figures["ladder"]}.items():
+    for name, row in figures["ladder"].items():
         cells = (f"{row[key]:.2%}" if row[key] is not None else "–" for key in ("annealing", "tokens", "last"))
         lines.append(f"| {name} | {row['asked']} | {' | '.join(cells)} | {row['coverage']:.2f} |")
     return "\n".join(lines)
-
-
-def scheduled(table: CurveTable, run: str, *, parameters: float | None = None) -> ScheduledCurve:
-    """A run's loss with the learning rates recorded beside it."""
-    loss, rate = table.get(run, LOSS), table.get(run, RATE)
-    assert loss is not None and rate is not None, run
-    return ScheduledCurve(curve=loss, rate_S=rates_between(rate.step_C, rate.value_C), parameters=parameters)
 
 
 def ladder_curve(table: CurveTable, run: str, series: Series, *, seen: float = 1.0) -> ScheduledCurve:
@@ -81,43 +59,6 @@ def ladder_curve(table: CurveTable, run: str, series: Series, *, seen: float = 1
     fall_S = 0.1 + 0.45 * (1 + np.cos(np.pi * (step_S - warmup) / (steps - warmup)))
     rate_S = np.where(step_S < warmup, step_S / warmup, fall_S)
     return ScheduledCurve(curve=curve.until(seen * curve.tokens_C[-1]), rate_S=rate_S)
-
-
-def _from_one_cosine(table: CurveTable, *schedules: str, draws: int) -> dict[str, Any]:
-    """Each model's other schedules from its one cosine."""
-    found = []
-    for model in MODELS:
-        known = scheduled(table, f"{model}-{KNOWN}")
-        fit = fit_annealing([known], draws=draws)
-        found += [_judged(fit, known.curve, scheduled(table, f"{model}-{schedule}")) for schedule in schedules]
-    return _summary(found)
-
-
-def _tail(table: CurveTable, *, draws: int) -> dict[str, Any]:
-    """Each model's decay, of which it has seen nothing, from its own cosine."""
-    found = []
-    for model in MODELS:
-        for schedule in WSD:
-            whole = scheduled(table, f"{model}-{schedule}")
-            before = _before_decay(whole)
-            fit = fit_annealing([scheduled(table, f"{model}-{KNOWN}"), before], draws=draws)
-            found.append(_judged(fit, before.curve, whole))
-    return _summary(found)
-
-
-def _tail_from_smaller(table: CurveTable, *, draws: int) -> dict[str, Any]:
-    """The largest model's decay, of which it has seen nothing, from two smaller ones that are finished."""
-    found = []
-    for schedule in WSD:
-        runs = [scheduled(table, f"{model}-{schedule}", parameters=float(model[:-1]) * 1e6) for model in MODELS]
-        before = _before_decay(runs[-1])
-        fit = fit_annealing([*runs[:-1], before], draws=draws)
-        found.append(_judged(fit, before.curve, runs[-1]))
-    return _summary(found)
-
-
-def _before_decay(whole: ScheduledCurve) -> ScheduledCurve:
-    return replace(whole, curve=whole.curve.where(whole.curve.step_C <= DECAY_FROM))
 
 
 def _ladder(table: CurveTable, *, draws: int, all_tasks: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from probes.dynamics.annealing import (
 )
 from probes.dynamics.fit_law import FitRefused
 from probes.dynamics.laws import ANNEALING
-from probes.dynamics.published import learning_rate_schedules, olmo_ladder
+from probes.dynamics.published import olmo_ladder
 from probes.dynamics.single_run import fit_single_run
 from probes.dynamics.table import Series, make_curve
 
@@ -172,25 +172,6 @@ def test_the_best_memory_is_taken():
 def test_a_curve_beyond_its_rates_is_an_error():
     with pytest.raises(ProbeError, match="the learning rates of 100 steps are known"):
         annealing_points([ScheduledCurve(curve=curve([50, 200], [3.0, 2.9]), rate_S=np.ones(100))])
-
-
-@pytest.mark.parametrize("model", ["25M", "100M", "400M"])
-def test_published_wsd_ends_are_told_from_a_cosine_and_before_the_decay(model):
-    table = learning_rate_schedules()
-
-    def scheduled(run):
-        rate = table.get(run, RATE)
-        return ScheduledCurve(curve=table.get(run, LOSS), rate_S=rates_between(rate.step_C, rate.value_C))
-
-    whole = scheduled(f"{model}-wsdld-20000-24000")
-    before = ScheduledCurve(curve=whole.curve.where(whole.curve.step_C <= 20_000), rate_S=whole.rate_S)
-    found = fit_annealing([scheduled(f"{model}-cosine-24000"), before], draws=40)
-    step = int(whole.curve.step_C[-1])
-    predicted = found.predict(whole.rate_S, step)
-    assert predicted.value == pytest.approx(end_of(whole), rel=0.01)
-    assert predicted.low < end_of(whole) < predicted.high
-    in_tokens = fit_single_run(before.curve, draws=0).predict({"tokens": float(step)}).value
-    assert abs(predicted.value - end_of(whole)) < 0.3 * abs(in_tokens - end_of(whole))
 
 
 def test_long_runs_of_the_ladder_are_told_from_short_ones_and_their_beginning():
