@@ -7,7 +7,7 @@ Thresholds are in standard deviations and fixed before looking at faults; `tests
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,17 +136,23 @@ def assess(
         *_learning_rate(table, run, tokens),
         *_decay(table, run),
     ]
-    loss_change = _worst_window(expectation, losses, facts.total_tokens)
+    # One table for domains, all tasks and losses: each entry conditions a process on the run's own past.
+    changes = [
+        {curve.series: expectation.change(curve, window, total_tokens=facts.total_tokens) for curve in curves}
+        for window in WINDOWS
+    ]
+    loss_change = _worst_window(changes, losses)
     loss_deviation = pooled(loss_change)
     if loss_deviation <= -WATCH_FROM:
         evidence.append(_loss_evidence(loss_change, loss_deviation, limit))
     domains = []
     for domain in dict.fromkeys(curve.domain for curve in tasks):
         of_domain = [curve for curve in tasks if curve.domain == domain]
-        state, found = _domain(expectation, domain, of_domain, limit, facts.total_tokens)
+        levels = [one for curve in of_domain if (one := expectation.level(curve)) is not None]
+        state, found = _domain(domain, _worst_window(changes, of_domain), levels, limit)
         domains.append(state)
         evidence += found
-    together = _worst_window(expectation, tasks, facts.total_tokens)
+    together = _worst_window(changes, tasks)
     change = pooled(together)
     evidence += _together(together, change, losses, loss_deviation, limit)
     evidence.sort(key=lambda one: -VERDICTS.index(one.verdict))
@@ -248,10 +254,8 @@ def is_loss(curve: TaskCurve) -> bool:
 
 
 def _domain(
-    expectation: Expectation, domain: str, curves: Sequence[TaskCurve], limit: str, total_tokens: float | None
+    domain: str, worst: Sequence[Surprise], levels: Sequence[Surprise], limit: str
 ) -> tuple[DomainState, list[Evidence]]:
-    worst = _worst_window(expectation, curves, total_tokens)
-    levels = [one for curve in curves if (one := expectation.level(curve)) is not None]
     change, level = pooled(worst), pooled(levels)
     evidence = []
     verdict = _verdict(change, limit)
@@ -319,11 +323,16 @@ def _together(
     return evidence
 
 
-def _worst_window(expectation: Expectation, curves: Sequence[TaskCurve], total_tokens: float | None) -> list[Surprise]:
-    """The surprises of the window in which these curves together are furthest below expectation."""
+def _worst_window(changes: Sequence[Mapping[Series, Surprise | None]], curves: Sequence[TaskCurve]) -> list[Surprise]:
+    """The surprises of the window in which these curves together are furthest below expectation.
+
+    Args:
+        changes: of each window, by series; None where nothing was to be expected.
+        curves: those looked at together; a window counts if all of them have a surprise in it.
+    """
     found: list[list[Surprise]] = []
-    for window in WINDOWS:
-        surprises = [expectation.change(curve, window, total_tokens=total_tokens) for curve in curves]
+    for by_series in changes:
+        surprises = [by_series[curve.series] for curve in curves]
         known = [surprise for surprise in surprises if surprise is not None]
         if known and len(known) == len(curves):
             found.append(known)
