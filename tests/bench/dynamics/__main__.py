@@ -11,13 +11,23 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.bench.result import describe_machine, is_quiet, package_versions, write_result
 
-SECTIONS = ("finals", "unseen", "transfer", "similarity", "trust", "state", "ladder", "schedules", "scale")
+SECTIONS = {
+    "finals": "Final scores of Pythia 1.4B to 12B, mean of {standard, deduped} × {0, 5 shots} (* 410M to 12B)",
+    "unseen": "A task unseen, from its siblings and the loss",
+    "transfer": "Whole curves of sizes unseen",
+    "similarity": "Are dynamics alike across sizes",
+    "trust": "Which tasks can be trusted, Pythia",
+    "state": "Faults put into healthy Pythia runs, share called within so many checkpoints",
+    "ladder": "Scaling laws on the OLMo ladder: bits per byte and accuracy of the 7B from 190M to 1B",
+    "schedules": "Losses under one learning-rate schedule from another",
+    "scale": "200 runs × 150 checkpoints × 100 tasks",
+}
 
 
 def run(names: Sequence[str], *, quick: bool) -> dict[str, Any]:
@@ -36,6 +46,12 @@ def table_of(name: str, figures: Any) -> str:
     return str(importlib.import_module(f"tests.bench.dynamics.{name}").table(figures))
 
 
+def readme(figures: Mapping[str, Any]) -> str:
+    """All tables, each under its title: what stands in the README between its markers."""
+    parts = [f"**{title}**\n\n{table_of(name, figures[name])}" for name, title in SECTIONS.items() if name in figures]
+    return "\n\n".join(parts)
+
+
 def headline(found: dict[str, Any]) -> dict[str, Any]:
     """The figures by which this benchmark is known, of the sections that were run."""
     known = {
@@ -52,15 +68,13 @@ def main(arguments: list[str]) -> None:
     """Runs and writes the result, or prints the tables of one."""
     parser = argparse.ArgumentParser("python -m tests.bench.dynamics", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sets and draws")
-    parser.add_argument("--section", action="append", choices=SECTIONS, help="only these")
+    parser.add_argument("--section", action="append", choices=list(SECTIONS), help="only these")
     parser.add_argument("--table", action="store_true", help="print the tables of the file instead")
     parser.add_argument("--json", type=Path, required=True)
     line = parser.parse_args(arguments)
     if line.table:
         figures = json.loads(line.json.read_text())["figures"]
-        for name in SECTIONS:
-            if name in figures:
-                print(f"{name}\n\n{table_of(name, figures[name])}\n")
+        print(readme(figures))
         return
     machine = describe_machine(threads=1)
     is_quiet(machine)
