@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from probes.dynamics.table import CurveTable, Series
-from probes.dynamics.trust import judge
+from probes.dynamics.trust import TrustRule, judge
 
 _LARGEST_P_VALUE = 0.01
 _LEAST_MONOTONICITY = 0.5
@@ -36,12 +36,26 @@ def at_chance(
     names = [*references, *([run] if run is not None else [])]
     needed = min(_REFERENCES_ABOVE, len(references))
     above: Counter[Series] = Counter()
+    checkpoints: Counter[Series] = Counter()
+    flat: set[Series] = set()
     for verdict in judge(table, runs=names):
+        significant = verdict.p_value <= _LARGEST_P_VALUE
         rises = verdict.monotonicity >= _LEAST_MONOTONICITY and verdict.gain >= _LEAST_GAIN
-        if not np.isfinite(verdict.chance) or (verdict.p_value <= _LARGEST_P_VALUE and rises and verdict.run == run):
+        if not np.isfinite(verdict.chance) or (significant and rises and verdict.run == run):
             above[verdict.series] += _REFERENCES_ABOVE
-        elif verdict.p_value <= _LARGEST_P_VALUE and rises:
+        elif significant and rises:
             above[verdict.series] += 1
+        elif significant:
+            flat.add(verdict.series)
+        checkpoints[verdict.series] = max(checkpoints[verdict.series], verdict.num_checkpoints)
     where = "this run and its references" if run is not None else "every run that measured it"
-    why = f"at chance in {where}: nothing can be said of it."
-    return {one: why for one in series if above[one] < max(needed, 1)}
+
+    def why(one: Series) -> str:
+        if checkpoints[one] < TrustRule().checkpoints:
+            few = f"at most {checkpoints[one]} checkpoint(s) after the very first ones in {where}"
+            return f"{few}: {TrustRule().checkpoints} are needed to tell a score from guessing."
+        if one in flat:
+            return f"above chance, but without a rise that is more than noise, in {where}: nothing can be said of it."
+        return f"at chance in {where}: nothing can be said of it."
+
+    return {one: why(one) for one in series if above[one] < max(needed, 1)}
