@@ -33,8 +33,8 @@ WIDENING = 1.5
 """Measured on the OLMo ladder: resampled stretches would have to be 1.1 to 1.7 times as wide for a run's own end (from
 30% to 75% of it, with and without shorter runs), 2.9 times for runs five times as long as the longest seen."""
 LAW_ERROR = 0.004
-"""Of the loss. Under another schedule than the fitted one the law is .02% to .7% off where noise is .05%: measured on
-three models of 25M to 400M, from one cosine to a longer one, to WSD and to two levels."""
+"""Of the loss. Under another schedule than the fitted one the law is .02% to .7% off where noise is .05%: measured once
+on the curves that came with arXiv 2503.12811 (25M to 400M; from a cosine to a longer one, to WSD, to two levels)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

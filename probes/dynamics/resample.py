@@ -22,7 +22,8 @@ WIDENING = 1.5
 """Measured within the OLMo ladder's runs up to 1B (1B from the smaller sizes, 10xC from the shorter runs, both at once;
 21 curves): resampled runs alone hold .54 to .66 of outcomes at a level of .80, and would have to be 1.2 to 1.8 times as
 wide. The form itself is a little wrong, which no resampling sees."""
-_NUM_STARTS = 4
+_NUM_STARTS, _NUM_STARTS_OF_MANY, _MANY = 4, 2, 50
+"""Sixteen points have several valleys, hundreds hardly."""
 _MOST_REDRAWS = 50
 
 
@@ -51,7 +52,8 @@ def resample(
     drawn = [redraw(fit, generator) for _ in range(draws)]
     design = fit.law.design(fit.points.feature_R)
     ones_R = np.ones(len(fit.points))
-    others = grid_starts(fit.law, design, fit.target.of(fit.points.value_R), ones_R)[: _NUM_STARTS - 1]
+    starts = _NUM_STARTS_OF_MANY if len(fit.points) > _MANY else _NUM_STARTS
+    others = grid_starts(fit.law, design, fit.target.of(fit.points.value_R), ones_R)[: starts - 1]
     value_BK = refit_all(
         fit.law,
         design,

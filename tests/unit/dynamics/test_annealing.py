@@ -19,7 +19,7 @@ from probes.dynamics.single_run import fit_single_run
 from probes.dynamics.table import Series, make_curve
 
 TRUTH = np.array([-0.5, 0.45, 2.8, 0.5])
-LOSS, RATE = Series("train", "loss"), Series("train", "learning_rate")
+LOSS = Series("train", "loss")
 
 
 def cosine(steps, *, warmup=200, peak=3e-4, last=0.1):

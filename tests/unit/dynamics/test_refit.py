@@ -28,16 +28,16 @@ def objective_of(law, points, value_K, weight_R):
 
 @pytest.mark.parametrize("task", ["piqa_val", "arc_easy_test", "hellaswag_val"])
 def test_many_fits_at_once_end_where_single_fits_end(task):
-    points, weight_BR = ladder_points(task), drawn_weights(40)
+    points, weight_BR = ladder_points(task), drawn_weights(16)
     fit = fit_law(LADDER, points)
-    target_BR = np.tile(points.value_R, (40, 1))
+    target_BR = np.tile(points.value_R, (16, 1))
     together = refit_all(LADDER, LADDER.design(points.feature_R), target_BR, weight_BR, start_SK=fit.value_K[None])
     worse = 0
     for value_K, weight_R in zip(together, weight_BR, strict=True):
         alone = fit_law(LADDER, points, weight_R=weight_R)
         worse += objective_of(LADDER, points, value_K, weight_R) > alone.objective * (1 + 1e-3)
     # From one start a few draws end in another valley; `resample` gives four.
-    assert worse <= 4
+    assert worse <= 2
 
 
 def test_bounds_of_exponents_and_floor_are_kept():
