@@ -18,13 +18,14 @@ from probes.dynamics.recommend import benchmark_of, recommend
 from probes.dynamics.similarity import compare_sizes
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from probes.dynamics.trust import judge
-from probes.report.compare_curves import SCORE_METRICS, Panel, best_series, thinned
+from probes.report.compare_curves import MOST_HIGHLIGHTED, SCORE_METRICS, Panel, best_series, thinned
 from probes.report.compare_intervals import OnsetRow, PredictionRow
 from probes.report.compare_tables import SimilarityRow, TrustRow
 
 HINDSIGHT = 0.3
 """Share of the tokens from which finished runs are predicted, to be held against what came."""
 _MOST_PREDICTED_RUNS, _MOST_PREDICTED_TASKS = 4, 8
+_MOST_CHECKED_OF_MANY = 2
 _MOST_COMPARED_TASKS = 12
 _MOST_ONSET_TASKS = 12
 _FIT_CHECKPOINTS = 28
@@ -52,8 +53,9 @@ def predictions(table: CurveTable, runs: Sequence[str]) -> list[PredictionRow]:
     """
     running = [run for run in runs if not table.is_finished(run)]
     finished = [run for run in reversed(runs) if table.is_finished(run) and _has_past(table, run)]
+    checked = _MOST_PREDICTED_RUNS if len(table.runs) <= MOST_HIGHLIGHTED else _MOST_CHECKED_OF_MANY
     rows: list[PredictionRow] = []
-    for run in [*running, *finished][:_MOST_PREDICTED_RUNS]:
+    for run in [*running, *finished[:checked]][:_MOST_PREDICTED_RUNS]:
         rows += _predictions_of(table, run)
     return rows
 
