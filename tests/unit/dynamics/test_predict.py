@@ -29,6 +29,8 @@ from tests.support.curve_family import (
 )
 
 SERIES = [law.series for law in LAWS]
+SOME = SERIES[::2]
+"""Two scores and the loss, for what would be the same of all."""
 RUNS = [run_of(size) for size in SIZES]
 RUN, SMALLER, LARGER = RUNS[3], RUNS[:3], RUNS[4]
 SEEN = 0.3 * TOTAL_TOKENS
@@ -43,7 +45,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def predictions(table):
-    return predict_finals(table.until(RUN, SEEN), RUN, series=SERIES)
+    return predict_finals(table.until(RUN, SEEN), RUN, series=SOME)
 
 
 def assert_same(left: list[Prediction], right: list[Prediction]) -> None:
@@ -57,7 +59,7 @@ def spoiled(curve):
 
 
 def test_a_prediction_is_of_the_planned_end_with_its_references_and_near_the_truth(table, predictions):
-    for law, found in zip(LAWS, predictions, strict=True):
+    for law, found in zip(LAWS[::2], predictions, strict=True):
         assert (found.run, found.series, found.domain) == (RUN, law.series, law.domain)
         assert found.tokens == TOTAL_TOKENS and found.refused is None
         assert found.method == f"size and tokens, from {', '.join(SMALLER)}"
@@ -73,7 +75,7 @@ def test_later_checkpoints_of_the_run_are_not_looked_at(table, predictions):
 
     removed = changed(table, lambda c: c.until(SEEN) if c.run == RUN else c)
     for known in (changed(table, later).until(RUN, SEEN), removed):
-        assert_same(predict_finals(known, RUN, series=SERIES), predictions)
+        assert_same(predict_finals(known, RUN, series=SOME), predictions)
 
 
 def test_larger_and_unfinished_and_other_families_runs_are_not_looked_at(table, predictions):
@@ -88,19 +90,19 @@ def test_larger_and_unfinished_and_other_families_runs_are_not_looked_at(table, 
     ]
     with_more = CurveTable([*seen.runs.values(), *more], [*seen.curves, *half, *stranger])
     for known in (without_larger, spoiled_larger, with_more):
-        assert_same(predict_finals(known, RUN, series=SERIES), predictions)
+        assert_same(predict_finals(known, RUN, series=SOME), predictions)
 
 
 def test_what_is_looked_at_does_change_the_prediction(table, predictions):
     seen = table.until(RUN, SEEN)
     for run in (RUN, SMALLER[0]):
-        other = predict_finals(changed(seen, lambda c, r=run: spoiled(c) if c.run == r else c), RUN, series=SERIES)
+        other = predict_finals(changed(seen, lambda c, r=run: spoiled(c) if c.run == r else c), RUN, series=SOME)
         assert [one.value for one in other] != [one.value for one in predictions]
 
 
 def test_on_pythia_without_larger_sizes_nothing_changes():
     whole = pythia(deduped=False, num_fewshot=0)
-    series = [replace(one, num_fewshot=0) for one in PYTHIA_TASKS][:3]
+    series = [replace(one, num_fewshot=0) for one in PYTHIA_TASKS][:2]
     seen = whole.select(series=series).until("pythia-2.8b", 43_000 * PYTHIA_TOKENS_PER_STEP)
     alone = seen.select(runs=[run for run in seen.runs if run not in ("pythia-6.9b", "pythia-12b")])
     found = [predict_finals(known, "pythia-2.8b", series=series) for known in (seen, alone)]
@@ -161,8 +163,8 @@ def test_what_is_at_chance_in_run_and_references_is_refused_unless_wanted(table)
         return with_values(curve, curve.chance + 0.006 * random.normal(size=len(curve)))
 
     guessed = changed(table, guess).until(RUN, SEEN)
-    found = predict_finals(guessed, RUN, series=SERIES)
-    assert [one.refused is not None for one in found] == [one.task == "beta" for one in SERIES]
+    found = predict_finals(guessed, RUN, series=SERIES[:2])
+    assert found[0].refused is None
     assert found[1].refused == "at chance in this run and its references: nothing can be said of it."
     (even,) = predict_finals(guessed, RUN, series=SERIES[1:2], even_at_chance=True)
     assert even.refused is None and even.low < even.value < even.high
@@ -220,16 +222,16 @@ def test_too_few_checkpoints_without_references_are_refused(table):
 
 def test_what_was_not_measured_is_refused(table):
     lacking = changed(table, lambda c: None if (c.run, c.task) == (RUN, "alpha") else c).until(RUN, SEEN)
-    found = predict_finals(lacking, RUN, series=SERIES)
+    found = predict_finals(lacking, RUN, series=SOME)
     assert found[0].refused == f"{RUN} has no scores of it." and found[0].domain == ""
     assert all(one.refused is None for one in found[1:])
-    assert SERIES[0] not in [one.series for one in predict_finals(lacking, RUN)]
+    assert SERIES[0] not in predictable(lacking, RUN)
 
 
 def test_one_series_alone_is_the_order_and_number_that_was_asked(table, predictions):
     seen = table.until(RUN, SEEN)
-    turned = predict_finals(seen, RUN, series=SERIES[::-1])
-    assert [one.series for one in turned] == SERIES[::-1]
+    turned = predict_finals(seen, RUN, series=SOME[::-1])
+    assert [one.series for one in turned] == SOME[::-1]
     # Hyper-parameters are shared: summed in another order they differ in the last digits, over fewer tasks in more.
     for one, two in zip(turned[::-1], predictions, strict=True):
         assert one.value == pytest.approx(two.value, abs=1e-4)
@@ -253,7 +255,7 @@ def test_named_references_are_used_and_the_run_itself_never(table):
 
 
 def test_intervals_of_a_higher_level_are_wider_about_the_same_value(table, predictions):
-    wide = predict_finals(table.until(RUN, SEEN), RUN, series=SERIES, level=0.95)
+    wide = predict_finals(table.until(RUN, SEEN), RUN, series=SOME, level=0.95)
     for one, two in zip(wide, predictions, strict=True):
         assert one.value == two.value
         # Ratio of the normal quantiles: 1.95996 / 1.28155.
@@ -297,8 +299,8 @@ def held(seeds, shares, *, references=None):
 
 def test_80_percent_intervals_hold_70_to_90_percent_of_simulated_finals():
     assert LEVEL == 0.8
-    inside = held(range(6), (0.4, 0.6))
-    assert len(inside) == 60 and 0.7 <= np.mean(inside) <= 0.9
+    inside = held(range(5), (0.4, 0.6))
+    assert len(inside) == 50 and 0.7 <= np.mean(inside) <= 0.9
 
 
 @pytest.mark.slow
