@@ -98,11 +98,19 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
         at = place(wanted.parameters, wanted.tokens)
     scores = [one for one in series if one.metric in ACCURACIES]
     guessed = at_chance(table, scores, references=list(table.runs)) if scores else {}
+    known: dict[Series, LawFit] = {}
+
+    def law_of(loss: Series) -> LawFit:
+        """A loss's fit, once for itself and for the scores that start from it."""
+        if loss not in known:
+            known[loss] = resample(fit_law(LAWS[law], final_points(table, loss)), draws=wanted.draws)
+        return known[loss]
+
     for one in series:
         if one in guessed:
             yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=guessed[one])
         elif one.metric in LOSSES and law in _TWO_STEP_LAWS:
-            fit = resample(fit_law(LAWS[law], final_points(table, one)), draws=wanted.draws)
+            fit = law_of(one)
             yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
         elif one.metric in ACCURACIES and law in _DIRECT_LAWS:
             target = Target("log_score", next(curve.chance for curve in table.of_series(one)))
@@ -110,7 +118,7 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
             yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
         elif one.metric in ACCURACIES and (loss := _loss_of(table, one)) is not None:
             chained = fit_two_step(
-                table, loss=loss, score=one, law=LAWS[law], link=LINKS[wanted.link], draws=wanted.draws
+                table, loss=loss, score=one, link=LINKS[wanted.link], draws=wanted.draws, step1=law_of(loss)
             )
             yield _chained_row(chained, one, loss, law=law, level=wanted.level) | _predicted(chained, at, wanted.level)
         elif one.metric in ACCURACIES and wanted.law == "auto":

@@ -80,6 +80,7 @@ def fit_two_step(
     window: int = 5,
     draws: int = DEFAULT_DRAWS,
     widening: float = WIDENING,
+    step1: LawFit | None = None,
 ) -> TwoStepFit:
     """Fits both steps; deterministic.
 
@@ -94,6 +95,7 @@ def fit_two_step(
         window: of the moving average that the link is fitted to.
         draws: resampled fits; 0 gives no intervals.
         widening: see `LawFit`.
+        step1: the law's fit, if it has been made already; `law`, `last` and `widening` are not looked at then.
 
     Raises:
         ProbeError: no run has both curves.
@@ -103,8 +105,9 @@ def fit_two_step(
     ]
     if not pairs:
         raise ProbeError(f"No run has both {loss} and {score}. A two-step law needs both of the same checkpoints.")
-    step1 = fit_law(law, final_points(table, loss, runs=runs, last=last))
-    step1 = resample(step1, draws=draws, widening=widening)
+    if step1 is None:
+        step1 = fit_law(law, final_points(table, loss, runs=runs, last=last))
+        step1 = resample(step1, draws=draws, widening=widening)
     points = link_points(pairs, skip=link.skip, window=window)
     step2 = fit_link(points, link=link, chance=pairs[0][1].chance, draws=len(step1.draw_BK))
     return TwoStepFit(step1=step1, step2=step2)
