@@ -18,7 +18,8 @@ from pretrain.track import names
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run, StepReport
     from probes.dynamics.expectation import Expectation
-    from probes.dynamics.state import References, State
+    from probes.dynamics.references import References
+    from probes.dynamics.state import State
 
 STATE_EVENT = "state"
 
@@ -68,7 +69,8 @@ class StateHook:
         """The state, or None while nothing is to be held against anything."""
         from probes.dynamics.expectation import expect
         from probes.dynamics.read_run import read_run_curves
-        from probes.dynamics.state import assess, read_references, watched
+        from probes.dynamics.references import read_references
+        from probes.dynamics.state import assess, watched
         from probes.dynamics.table import CurveTable
 
         own = read_run_curves(run.info.directory)

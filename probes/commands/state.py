@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProbeError: nothing can be read, or a run is not there.
     """
-    from probes.dynamics.state import assess, read_references, state_rows
+    from probes.dynamics.references import read_references
+    from probes.dynamics.state import assess, state_rows
 
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
