@@ -27,8 +27,8 @@ PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
 """Curves that come with the package, by the name a command line gives them."""
 
 _TABLES = (".csv", ".csv.gz", ".csv.xz", ".csv.zst", ".parquet")
-_THREADS = 4
-"""Directories read at a time: Arrow parses without Python's lock."""
+_THREADS = 2
+"""Directories read at a time: Arrow parses without Python's lock, but more than two wait for it most of the time."""
 _RUNS_COLUMNS = ("run", "parameters", "total_tokens", "tokens_per_step", "family")
 
 
