@@ -137,9 +137,10 @@ def _scores(content: Mapping[str, Any]) -> Iterator[tuple[Series, float, float]]
         if not isinstance(metrics, Mapping):
             continue
         shots = _shots(content, task)
+        named = any("," in key for key in metrics)  # then what has no filter is no metric: `sample_len`
         for key, value in metrics.items():
-            metric, _, kept = str(key).partition(",")
-            if metric.endswith("_stderr") or not _is_number(value):
+            metric, comma, kept = str(key).partition(",")
+            if metric.endswith("_stderr") or not _is_number(value) or (named and not comma):
                 continue
             stderr: Any = metrics.get(f"{metric}_stderr,{kept}" if kept else f"{metric}_stderr")
             name = metric if kept in ("", "none") else f"{metric},{kept}"

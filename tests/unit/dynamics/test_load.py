@@ -266,6 +266,7 @@ def result(folder: Path, name: str, scores: dict[str, Any], **more: Any) -> Path
 NEW = {
     "piqa": {
         "alias": "piqa",
+        "sample_len": 1838,
         "acc,none": 0.6,
         "acc_stderr,none": 0.01,
         "acc_norm,none": 0.7,
@@ -292,6 +293,7 @@ def test_results_as_lm_eval_writes_them_are_read_by_revision(tmp_path: Path) -> 
     assert (curve.step_C.tolist(), curve.value_C.tolist()) == ([1000, 3000], [0.5, 0.6])
     assert curve.tokens_C.tolist() == [2_097_152e3, 3 * 2_097_152e3]
     assert curve.stderr_C.tolist() == [0.01, 0.01] and curve.chance == 0.5
+    assert {one.metric for one in table} == {"acc", "acc_norm", "exact_match,strict-match"}
     assert np.isnan(table.get("pythia-70m", Series("piqa", "acc_norm", 5)).stderr_C).all()  # type: ignore[union-attr]
     assert table.get("pythia-70m", Series("gsm8k", "exact_match,strict-match", 8)).chance == 0.0  # type: ignore[union-attr]
 
