@@ -86,7 +86,8 @@ class StateHook:
                     used=self._further.names,
                     left_out=self._further.left_out,
                 )
-            further = self._further.table
+            # Not a run of the same name: its curves would be taken for this one's.
+            further = self._further.table.select(runs=[other for other in self._further.table.runs if other != name])
             references = [other for other in self._further.names if other != name]
             table = CurveTable([*further.runs.values(), own.facts], [*further.curves, *own.curves])
         expectation = None

@@ -102,6 +102,15 @@ def test_references_are_read_from_where_the_configuration_names_them(tmp_path):
     assert fields["domains"]["commonsense"]["level"] is not None
 
 
+def test_a_reference_of_the_same_name_is_not_taken_for_the_run(tmp_path):
+    others = [write_record(tmp_path / name, until=STEPS, name=name) for name in ("first", "second")]
+    namesake = write_record(tmp_path / "namesake", until=STEPS, broken_from=2600)
+    hook = StateHook([str(path) for path in (*others, namesake)])
+    tracker = save(hook, make_run(write_record(tmp_path / "run", until=2800), 2800))
+    fields = tracker.events[-1][2]
+    assert fields["basis"].startswith("2 run(s) of 11") and fields["verdict"] == "healthy"
+
+
 def test_a_save_is_judged_once_a_resumed_one_included(tmp_path):
     run = make_run(write_record(tmp_path / "run", until=2800), 2800)
     hook = StateHook([])
