@@ -1,7 +1,8 @@
 """Every figure that is claimed of `probes.dynamics`, on published runs: `python -m tests.bench.dynamics --json FILE`.
 
-Sections are files beside this one. `--section NAME` runs some of them; `--table` prints the tables of a result file,
-which is how they come into the README. Nothing is fitted to pass: priors and thresholds are in the product.
+Sections are files beside this one. `--section NAME` runs some of them anew and keeps what the file has of the others.
+`--table` prints the tables of a result file, which is how they come into the README. Nothing is fitted to pass: priors
+and thresholds are in the product.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SECTIONS = {
     "transfer": "Whole curves of sizes unseen",
     "similarity": "Are dynamics alike across sizes",
     "trust": "Which tasks can be trusted, Pythia",
-    "state": "Faults put into healthy Pythia runs, share called within so many checkpoints",
+    "state": "Faults put into healthy Pythia runs, share called (410M and 12B are watched at most)",
     "ladder": "Scaling laws on the OLMo ladder: bits per byte and accuracy of the 7B from 190M to 1B",
     "schedules": "Losses under one learning-rate schedule from another",
     "scale": "200 runs × 150 checkpoints × 100 tasks",
@@ -79,13 +80,13 @@ def main(arguments: list[str]) -> None:
     machine = describe_machine(threads=1)
     is_quiet(machine)
     names = line.section or list(SECTIONS)
-    found = run(names, quick=line.quick)
-    sections = "".join(f" --section {name}" for name in line.section or ())
+    kept = json.loads(line.json.read_text())["figures"] if line.section and line.json.exists() else {}
+    found = {name: kept[name] for name in SECTIONS if name in kept} | run(names, quick=line.quick)
     write_result(
         line.json,
         name="dynamics",
         figures=headline(found) | found,
-        command=f"python -m tests.bench.dynamics{' --quick' if line.quick else ''}{sections}",
+        command=f"python -m tests.bench.dynamics{' --quick' if line.quick else ''}",
         machine=machine,
         versions=package_versions(["numpy", "scipy", "pyarrow"]),
     )

@@ -70,7 +70,7 @@ def table(figures: Mapping[str, Any]) -> str:
         found = figures["faults"][fault]
         phases = [f"{figures['faults_by_phase'][phase][fault]['called']:.2f}" for phase in figures["faults_by_phase"]]
         rows.append([fault, found["within"], f"{found['called']:.2f}", f"{found['act']:.2f}", *phases])
-    head = ["fault", "checkpoints", "called", "of these act", *(f"begun {p}" for p in figures["faults_by_phase"])]
+    head = ["fault", "checkpoints", "called", "called act", *(f"begun {p}" for p in figures["faults_by_phase"])]
     return markdown(head, rows)
 
 

@@ -84,7 +84,14 @@ def _ladder(metric: str, mode: str) -> dict[str, Any]:
         ]
         for run in own:
             found = predict_unseen(
-                whole, run, tasks, measured=tasks, loss=_C4, learn_from=others, average_over=_AVERAGE
+                whole,
+                run,
+                tasks,
+                measured=tasks,
+                loss=_C4,
+                learn_from=others,
+                average_over=_AVERAGE,
+                even_at_chance=True,
             )
             for one in found:
                 domain = [t for t in tasks if _is_knowledge(t) == _is_knowledge(one.series)]
