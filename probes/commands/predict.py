@@ -45,17 +45,20 @@ def run(options: argparse.Namespace) -> int:
     """Prints the predictions and writes them.
 
     Raises:
-        ProbeError: nothing can be read, or a run or task is not there.
+        ProbeError: nothing can be read, or a run, task or metric is not there, or nothing is left to predict.
     """
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
     known(options.references or [], table.runs, "--references")
+    metrics = sorted({curve.metric for curve in table})
+    for name in options.metric or []:
+        if name not in metrics:
+            raise ProbeError(
+                f"--metric {name}: no run has it.{did_you_mean(name, metrics)} Known: {', '.join(metrics)}."
+            )
     rows = _unseen(table, options) if options.unseen else _finals(table, options)
     if not rows:
-        raise ProbeError(
-            "Every run in the table is at its planned end. Name one with --run NAME and how much of it to look at with "
-            "--seen 0.3, or a later position with --at-tokens."
-        )
+        raise ProbeError(_nothing_left(table, options))
     _print(rows)
     if options.output is not None:
         write_rows(rows, options.output)
@@ -73,6 +76,22 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         names = [f"{row['task']} ({row['metric']})" for row in rows if (row["run"], row["refused"]) == (run, reason)]
         shown = ", ".join(dict.fromkeys(names[:_SHOWN_REFUSALS])) + (", …" if len(names) > _SHOWN_REFUSALS else "")
         print(f"refused, {run}, {len(names)} series: {reason} {shown}")
+
+
+def _nothing_left(table: CurveTable, options: argparse.Namespace) -> str:
+    if options.unseen:
+        return (
+            f"Every run in the table has measured {', '.join(options.unseen)}. Name one with --run NAME to have it "
+            "predicted as if that run had not."
+        )
+    if options.only or any(not table.is_finished(name) for name in table.runs):
+        from probes.dynamics.predict import PREDICTED_METRICS
+
+        return f"The runs have none of the metrics that can be predicted: {', '.join(PREDICTED_METRICS)}."
+    return (
+        "Every run in the table is at its planned end. Name one with --run NAME and how much of it to look at with "
+        "--seen 0.3, or a later position with --at-tokens."
+    )
 
 
 def known(names: Sequence[str], runs: Sequence[str] | dict[str, Any], key: str) -> None:

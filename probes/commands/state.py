@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"  held against {state.basis}")
         of_run = state_rows(state)
         if of_run:
-            print_table(of_run, columns=["domain", "verdict", "change", "level", "task", "seen", "expected"])
+            print_table(of_run, columns=["domain", "verdict", "change", "level", "task", "shots", "seen", "expected"])
         print()
         rows += of_run
     if options.output is not None:

@@ -31,7 +31,7 @@ _FALLS_BEHIND_FROM = 2.0
 """The same where the loss goes as expected: two records that disagree need less."""
 _LEVEL_FROM = 3.0
 _EARLY_SHARE = 0.15
-"""Of a run: before that, warm-up and the first steep rise differ between recipes, and nothing is called `act`."""
+"""Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation is called `act`."""
 
 _DECAYING_TASKS = 2
 _UNCHANGED_SERIES = 3
@@ -90,6 +90,7 @@ class State:
         domains: one by one.
         evidence: what speaks for more than `healthy`, the worst first; empty if nothing does.
         change: deviation of all tasks together, in the window that shows it best.
+        checkpoints: most that any judged curve has; 0 if there is nothing to hold scores against.
     """
 
     run: str
@@ -105,8 +106,8 @@ class State:
     @property
     def summary(self) -> str:
         """One line: the verdict and the first reason."""
-        reason = self.evidence[0].sentence if self.evidence else f"as expected from {self.basis}"
-        return f"{self.verdict}: {reason}"
+        reason = f"as expected from {self.basis}" if self.checkpoints else f"held against {self.basis}"
+        return f"{self.verdict}: {self.evidence[0].sentence if self.evidence else reason}"
 
 
 def assess(
@@ -202,6 +203,7 @@ def state_rows(state: State) -> list[dict[str, Any]]:
             "level": domain.level,
             "task": task.series.task,
             "metric": task.series.metric,
+            "shots": task.series.num_fewshot if task.series.num_fewshot >= 0 else None,
             "seen": task.seen,
             "expected": task.expected,
             "deviation": task.deviation,
