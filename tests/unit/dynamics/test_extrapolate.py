@@ -46,7 +46,7 @@ def test_a_power_law_held_by_priors_is_nearly_so_and_calmer_on_noise():
     assert power_law(clean, LATER, prior=True) == pytest.approx(truth, abs=0.01)
     random = np.random.default_rng(0)
     errors = {True: [], False: []}
-    for _ in range(8):
+    for _ in range(5):
         noisy = made(power(0.15, 0.4, 0.2, TOKENS[-5:], bound=1.0) + 0.01 * random.normal(size=5))
         for prior, found in errors.items():
             found.append(power_law(noisy, LATER, prior=prior) - truth)

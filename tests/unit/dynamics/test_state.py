@@ -97,14 +97,14 @@ def test_a_healthy_run_is_healthy_and_says_against_what(whole, expectation):
 
 def test_healthy_simulated_runs_are_never_called_act_and_seldom_watch():
     verdicts = Counter()
-    for seed in range(3):
+    for seed in range(2):
         table = family(seed=seed, offset=1.0)
         expectation = expect(table, RUN, watched(table, RUN, OTHERS), references=OTHERS)
         for step in STEPS[3::2]:
             verdicts[state_of(at(table, step), expectation).verdict] += 1
     assert verdicts[ACT] == 0
     # The lowest of three windows, two domains, the loss and all together below −2.5: a tenth, were they independent.
-    assert verdicts[WATCH] <= 0.1 * verdicts.total() == pytest.approx(2.4)
+    assert verdicts[WATCH] <= 0.1 * verdicts.total() == pytest.approx(1.6)
 
 
 def test_a_drop_of_all_tasks_is_called_with_its_numbers(whole, expectation):

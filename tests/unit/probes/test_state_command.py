@@ -104,6 +104,7 @@ def test_what_cannot_be_a_reference_is_named_with_the_reason(whole, tmp_path, ca
     assert "3 run(s) of 800M to 6.00B parameters" in printed
 
 
+@pytest.mark.slow
 def test_published_runs_are_references_for_each_other(capsys):
     words = ["state", "published:pythia", "--run", "pythia-2.8b", "--references", "published:pythia", "--seen", "0.51"]
     assert main(words) == 0
