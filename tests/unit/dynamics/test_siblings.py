@@ -136,6 +136,16 @@ def test_the_run_itself_is_not_learnt_from(table):
     assert_same(predict(table, learn_from=RUNS)[0], predict(table, learn_from=OTHERS)[0])
 
 
+def test_the_run_has_the_offset_of_none_of_the_others_and_their_order_is_nothing(table):
+    def off(curve):
+        return with_values(curve, curve.value_C + 0.1 * OTHERS.index(curve.run) / 3)
+
+    shifted = changed(table, lambda c: off(c) if c.series == TARGET and c.run != RUN else c)
+    first, turned = (predict(shifted, learn_from=names)[0].value_Q for names in (OTHERS, OTHERS[::-1]))
+    # To the search's tolerance: a sum in another order ends it elsewhere.
+    np.testing.assert_allclose(turned, first, atol=1e-3)
+
+
 def refusal(table, **more):
     (found,) = predict(table, **more)
     for array in (found.tokens_Q, found.value_Q, found.low_Q, found.high_Q):

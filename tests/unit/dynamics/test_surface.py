@@ -146,6 +146,18 @@ def test_the_band_widens_outside_the_support(whole):
         assert np.all(np.diff(by_tokens[1]) > 0) and by_tokens[1][-1] > 3 * by_tokens[1][0]
 
 
+def test_where_the_laws_part_the_band_holds_both(whole):
+    _, found = whole
+    gaps = []
+    for law in LAWS:
+        surface = found[law.series]
+        band = surface.predict(parameters=4e11, tokens_Q=END)
+        power, direct = surface.laws.both(surface.origin.positions(4e11, END, 0.0))
+        assert band.curve_deviation_Q[0] > 0.5 * abs(power[0] - direct[0])
+        gaps.append(0.5 * abs(power[0] - direct[0]) / law.noise)
+    assert max(gaps) > 5, "at seventy times the largest size they do part"
+
+
 def test_a_new_score_is_the_curve_and_its_noise(whole):
     _, found = whole
     estimates = []
@@ -193,6 +205,14 @@ def test_dense_checkpoints_are_averaged_without_changing_their_mean_or_noise():
         assert found[law.series].noise == np.median(of_runs) == pytest.approx(law.noise, rel=0.2)
         error, _ = off(found[law.series], law, tokens=np.geomspace(1e10, TOTAL_TOKENS, 9), run=run_of(LARGEST))
         assert np.abs(error).max() < 1.0
+    # A hundred checkpoints within half an e-fold of the last tell the curve there to noise / √100, in whichever way the
+    # run became known; were each mean of theirs counted as one score, to three times that.
+    others = surfaces(table, runs=[name for name in table.runs if name != run_of(LARGEST)])
+    for law in LAWS:
+        late = {"tokens": np.array([2.5e11]), "run": run_of(LARGEST)}
+        added = others[law.series].with_run(table.get(run_of(LARGEST), law.series), parameters=LARGEST)
+        for surface in (found[law.series], added):
+            assert 0.05 < off(surface, law, **late)[1][0] < 0.2
 
 
 def test_few_checkpoints_are_left_as_they_are():
