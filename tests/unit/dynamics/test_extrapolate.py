@@ -32,7 +32,7 @@ def power(b, beta, floor, tokens, *, bound):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("beta", [0.1, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("beta", [0.1, 0.4, 1.0])
 def test_a_power_law_is_continued_exactly(metric, beta):
     bound, b, floor = (1.0, 0.15, 0.2) if metric == "acc" else (0.0, 0.3, 1.9)
     curve = made(power(b, beta, floor, TOKENS, bound=bound), metric=metric)

@@ -102,7 +102,7 @@ def test_what_is_looked_at_does_change_the_prediction(table, predictions):
 
 def test_on_pythia_without_larger_sizes_nothing_changes():
     whole = pythia(deduped=False, num_fewshot=0)
-    series = [replace(one, num_fewshot=0) for one in PYTHIA_TASKS][:2]
+    series = [replace(one, num_fewshot=0) for one in PYTHIA_TASKS][:1]
     seen = whole.select(series=series).until("pythia-2.8b", 43_000 * PYTHIA_TOKENS_PER_STEP)
     alone = seen.select(runs=[run for run in seen.runs if run not in ("pythia-6.9b", "pythia-12b")])
     found = [predict_finals(known, "pythia-2.8b", series=series) for known in (seen, alone)]
@@ -139,7 +139,8 @@ def test_on_pythia_references_are_exactly_the_smaller_sizes_from_410m_up(deduped
     whole = pythia(deduped=deduped, num_fewshot=num_fewshot)
     # The deduplicated 1B has no suffix for its precision.
     names = [f"pythia-{size.removesuffix('-bf16') + '-deduped' if deduped else size}" for size in PYTHIA]
-    for position, run in enumerate(names[2:], 2):
+    for position in (2, 5):
+        run = names[position]
         seen = whole.until(run, 43_000 * PYTHIA_TOKENS_PER_STEP)
         assert usable_references(seen, run) == names[:position]
 
