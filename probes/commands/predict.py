@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
-from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
+from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
 
 if TYPE_CHECKING:
     from probes.dynamics.table import CurveTable, Series
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--references", nargs="+", metavar="NAME", help="runs to learn from, instead of smaller siblings"
     )
     parser.add_argument("--at-tokens", type=float, metavar="N", help="predict there; at the planned end otherwise")
-    parser.add_argument("--seen", type=float, metavar="SHARE", help="as if only this share of a run had been seen")
+    parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
     parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
     parser.add_argument("--unseen", nargs="+", metavar="TASK", help="tasks a run did not measure, from those it did")
 

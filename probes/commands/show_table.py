@@ -56,6 +56,14 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _ROWS_
     )
 
 
+def share(text: str) -> float:
+    """A share of a run, for argparse: above 0 and below 1."""
+    value = float(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and below 1, such as 0.3")
+    return value
+
+
 def table_of(options: argparse.Namespace) -> CurveTable:
     """The table that the arguments of `add_table_arguments` name.
 

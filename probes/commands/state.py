@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 from probes.commands.predict import known
-from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
+from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
 
 HELP = "say whether a run is healthy, to be watched, or to be acted on"
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references", nargs="+", metavar="PATH", help="further paths whose finished runs are references"
     )
-    parser.add_argument("--seen", type=float, metavar="SHARE", help="as if only this share of a run had been seen")
+    parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from pretrain.errors import ProbeError
-from probes.commands.show_table import add_table_arguments, print_table, render_table, table_of, write_rows
+from probes.commands.show_table import add_table_arguments, print_table, render_table, share, table_of, write_rows
 
 ROWS = [
     {"run": "pythia-1.4b", "tokens": 299_892_736_000.0, "value": 0.61614, "sure": True, "why": None},
@@ -93,3 +93,9 @@ def test_arguments_name_a_table(tmp_path: Path) -> None:
     table = table_of(parser.parse_args([*words, "--runs", str(tmp_path / "runs.csv")]))
     assert table.curves[0].tokens_C.tolist() == [100.0] and table.runs["x"].parameters == 1e9
     assert parser.parse_args([*words, "--output", "x.csv"]).output == Path("x.csv")
+
+
+@pytest.mark.parametrize("text", ["0", "1", "30", "-0.2"])
+def test_a_share_is_above_0_and_below_1(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a share above 0 and below 1"):
+        share(text)
