@@ -17,7 +17,7 @@ from probes.dynamics.extrapolate import FEWEST, extrapolate
 from probes.dynamics.noise import unjudged_value
 from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.trust import decaying_tasks, judge
+from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 
 LEVEL = 0.8
 """Share of the truths an interval is to hold."""
@@ -26,8 +26,6 @@ _SCORES = ("acc", "acc_norm", "exact_match", "len_norm")
 _LOSSES = ("gold_bpb", "bpb", "ppl", "perplexity", "loss", "ce_loss")
 PREDICTED_METRICS = _SCORES + _LOSSES
 """Metrics with a best value that the laws know; others are refused."""
-
-_DECAYS_TO_DISTRUST = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +140,7 @@ def usable_references(table: CurveTable, run: str) -> list[str]:
         and table.is_finished(name)
     ]
     decaying = decaying_tasks(judge(table, runs=smaller))
-    return [name for name in table.by_size(smaller) if len(decaying.get(name, ())) < _DECAYS_TO_DISTRUST]
+    return [name for name in table.by_size(smaller) if len(decaying.get(name, ())) < DECAYING_TASKS]
 
 
 def predictable(table: CurveTable, run: str) -> list[Series]:

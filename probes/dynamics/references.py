@@ -9,10 +9,7 @@ import numpy as np
 
 from probes.dynamics.load import load_curves
 from probes.dynamics.table import CurveTable
-from probes.dynamics.trust import decaying_tasks, judge
-
-_DECAYING_TASKS = 2
-"""One task may fall by luck or for its own reasons; runs of which two do teach the wrong end."""
+from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ def read_references(table: CurveTable, paths: Sequence[str]) -> References:
             left_out[name] = "its size is unknown: say it in a --runs file, or as a column parameters"
         elif not further.is_finished(name):
             left_out[name] = "it is not at its planned end"
-        elif len(tasks := decaying.get(name, ())) >= _DECAYING_TASKS:
+        elif len(tasks := decaying.get(name, ())) >= DECAYING_TASKS:
             left_out[name] = f"its own scores decay ({', '.join(sorted(tasks)[:3])})"
     return References(both, [name for name in further.runs if name not in left_out], left_out)
 

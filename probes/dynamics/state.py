@@ -18,7 +18,7 @@ from probes.dynamics.noise import judged_value
 from probes.dynamics.predict import usable_references
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 from probes.dynamics.tidy import MEAN_TASK
-from probes.dynamics.trust import decaying_tasks, is_ability, judge
+from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, is_ability, judge
 
 HEALTHY, WATCH, ACT = "healthy", "watch", "act"
 VERDICTS = (HEALTHY, WATCH, ACT)
@@ -33,7 +33,6 @@ _LEVEL_FROM = 3.0
 _EARLY_SHARE = 0.15
 """Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation is called `act`."""
 
-_DECAYING_TASKS = 2
 _UNCHANGED_SERIES = 3
 _METRICS = ("gold_bpb", "bpb", "acc_norm", "acc", "exact_match", "len_norm")
 """The first of these that a task has (and its references have) stands for it: bits per byte move first."""
@@ -347,7 +346,7 @@ def _learning_rate(table: CurveTable, run: str, tokens: float) -> list[Evidence]
 
 def _decay(table: CurveTable, run: str) -> list[Evidence]:
     tasks = decaying_tasks(judge(table, runs=[run])).get(run, [])
-    if len(tasks) < _DECAYING_TASKS:
+    if len(tasks) < DECAYING_TASKS:
         return []
     sentence = f"{len(tasks)} tasks have lost what they had: {', '.join(sorted(tasks)[:5])} (their mean of three "
     sentence += "checkpoints fell from its best by more than their noise)"

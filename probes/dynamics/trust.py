@@ -20,6 +20,9 @@ from probes.dynamics.tasks import ACCURACIES, tells_quality
 
 _BITS_PER_BYTE = ("gold_bpb", "bpb")
 _NO_ABILITIES = frozenset({"bias", LOSS_DOMAIN})
+DECAYING_TASKS = 2
+"""So many decaying tasks speak of the run, which is no reference then: one may be luck or the task's own."""
+
 _WINDOW = 3
 """Checkpoints whose mean is called the score now."""
 
