@@ -1,27 +1,61 @@
-"""Which text, in which shares, and how much of it is held out."""
+"""Which text, in which shares and order, and how much of it is held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ORDERS = ("mixture", "sequential", "chunked")
+VERIFY = ("header", "full")
+
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
     paths: list[str] = field(default_factory=list)
-    """JSONL files (plain, .gz or .zst; a field `text`), globs allowed. `bundled:NAME` is shipped text."""
+    """JSONL (plain, .gz, .zst), Parquet, .txt, or a folder that `datasets` saved; globs and fsspec addresses
+    (`s3://…`, `msc://…`) allowed. `bundled:NAME` is shipped text."""
     weight: float = 1.0
     """Share of training samples, relative to the other sources. 0 keeps a source for validation only."""
+    tokens: int | None = None
+    """Tokens to train on over the whole run, instead of a weight. All trained sources are given this way, or none."""
+    epochs: float | None = None
+    """Passes over the source's own tokens in the whole run, instead of a weight; may stand beside `tokens` of others."""
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Named sources; the name is the domain of its validation loss."""
+    token_chunks: list[str] = field(default_factory=list)
+    """Samples that are tokenised already, a file a chunk, as LLM360/AmberDatasets: JSONL with `token_ids`
+    (train.sequence_length + 1 of them) and `source`, one of data.sources. Replaces `paths`; needs order=chunked."""
+    order: str = "mixture"
+    """`mixture`: sources by share, shuffled; `sequential`: as the text comes, source after source (OpenLLaMA);
+    `chunked`: num_chunks parts that each hold the global mix, one after the other, shuffled within (Amber)."""
+    num_chunks: int = 360
+    """Chunks of order=chunked; sample i of a source goes to chunk i mod num_chunks. token_chunks: one a file."""
+    document_mask: bool = False
+    """Tokens see their own document only. Off, a window sees all that was concatenated into it (Amber, OpenLLaMA)."""
+    skip: list[str] = field(default_factory=list)
+    """Ranges of the sample order that are left out, `first:stop` (stop is not part of it), in rising order."""
+    accept_changes: bool = False
+    """Lets a run that is resumed go on with other shares (`weight`, `tokens`, `epochs`) or other `skip` ranges."""
     prepared_dir: str | None = None
-    """Folder of tokenised shards. Null: `<run.dir>/prepared/<fingerprint of text and tokenizer>`."""
+    """Folder of tokenised shards; may be an fsspec address. Null: `<run.dir>/prepared/<fingerprint>`."""
+    verify: str = "header"
+    """What is checked when shards are opened: `header` (sizes and index headers) or `full` (every digest)."""
+    read_ahead_batches: int = 2
+    """Batches read before they are needed. Object stores may want more."""
     text_key: str = "text"
-    """Field of a JSONL line that holds the document."""
+    """Field of a JSONL line, or column of a table, that holds the document."""
     validation_tokens: int = 32_768
     """Validation tokens per source, from documents marked `meta.split = validation`, else held out by hash."""
     holdout_fraction: float = 0.005
-    """Share of documents held out by hash of their text in sources that mark none."""
+    """Share of documents held out by hash of their text in sources that mark none. 0: such sources have no validation."""
+    shard_bytes: int = 268_435_456
+    """Bytes of input, as stored, that make one shard: the unit of parallel work. Tokens do not depend on it."""
+    max_line_bytes: int = 33_554_432
+    """Longer lines or documents are rejected unread, so that memory stays bounded."""
+    max_rejected_share: float = 0.001
+    """Share of a source's lines that may be unusable before preparation stops. Empty documents are not counted in."""
+    max_damaged_files: int = 0
+    """Files of a source that may break off (torn, corrupt compression) before preparation stops."""
