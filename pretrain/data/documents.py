@@ -1,196 +1,229 @@
-"""Raw text: JSONL files (plain, .gz, .zst) as a stream of documents, one at a time in bounded memory.
+"""Raw text as a stream of documents, one at a time in bounded memory, whatever is wrong with the files.
 
-Knows files and lines and nothing of tokens. Whatever is wrong with a file is reported with its name and line.
-`bundled:NAME` is text shipped with the package.
+Knows files and lines and nothing of tokens. A line that gives no document is yielded as `Rejected`, named with file,
+line and reason; how many of them are too many is for the caller to say.
+
+datatrove's `JsonlReader` is not used: it drops lines that are not JSON with a warning, ends a file at its first byte
+that is not UTF-8, and holds a line however long it is. Nothing would be counted, and a file cut short would look whole.
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
+
+from pretrain.config.data import DataConfig
+from pretrain.data.files import BUNDLED_DIR, BUNDLED_PREFIX, TOKEN_IDS, InputFile, find_files
+from pretrain.data.lines import Broken, Line, read_chunks, read_lines
+from pretrain.data.records import (
+    Document,
+    Item,
+    Piece,
+    Rejected,
+    TokenRow,
+    Unfit,
+    not_utf8,
+    require_split,
+    require_text,
+    too_long,
+)
 from pretrain.errors import DataError
 
-BUNDLED_PREFIX = "bundled:"
-BUNDLED_DIR = Path(__file__).parent / "corpus"
-_SUFFIX = ".jsonl.zst"
-_CHUNK_BYTES = 1 << 20
+__all__ = [
+    "BUNDLED_DIR",
+    "BUNDLED_PREFIX",
+    "Document",
+    "Piece",
+    "Rejected",
+    "TokenRow",
+    "read_documents",
+    "read_piece",
+    "resolve_paths",
+]
+_INT32_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document and where it was read.
+def read_piece(
+    piece: Piece, *, text_key: str, max_line_bytes: int, skip: int = 0, row_tokens: int | None = None
+) -> Iterator[Item]:
+    """Documents of a piece, in order; what gives none is yielded as `Rejected` in its place.
 
-    Attributes:
-        text: its text, exactly; may be empty.
-        split: `meta.split` of its line, if given.
-        file: the file it is in.
-        line: its line there, from 1.
+    The same piece gives the same items every time. Blank lines are not items.
+
+    Args:
+        piece: a file or a part of one.
+        text_key: field of a line, or column of a table, that holds the text.
+        max_line_bytes: longer lines, documents and text files are rejected unread. A table's page is read whole by
+            Arrow before a document in it can be measured.
+        skip: number of items that are passed over, without being parsed.
+        row_tokens: of `token_ids` files, how many tokens a row must have; None allows any number.
+
+    Yields:
+        `TokenRow` from files of format `token_ids`, `Document` from all others.
     """
+    form = piece.file.format
+    if form in ("parquet", "arrow"):
+        from pretrain.data.tables import read_table
 
-    text: str
-    split: str | None
-    file: Path
-    line: int
+        yield from read_table(piece, text_key=text_key, max_line_bytes=max_line_bytes, skip=skip)
+    elif form == "text":
+        if skip == 0:
+            yield _read_text(piece.file, max_line_bytes=max_line_bytes)
+    else:
+        yield from _read_lines(piece, text_key, max_line_bytes=max_line_bytes, skip=skip, row_tokens=row_tokens)
+
+
+def read_documents(paths: Iterable[str | Path], *, text_key: str = "text") -> Iterator[Document]:
+    """Documents of whole files, in order, where nothing may be wrong with them.
+
+    Args:
+        paths: files, each of a known ending.
+        text_key: field or column that holds the text.
+
+    Raises:
+        DataError: the first line that gives no document, named with file, line and reason; or a file without any.
+            Documents without text are passed over.
+    """
+    for file in find_files([str(path) for path in paths], key="paths"):
+        is_empty = True
+        for item in read_piece(Piece(file), text_key=text_key, max_line_bytes=DataConfig().max_line_bytes):
+            is_empty = False
+            if isinstance(item, Document):
+                yield item
+            elif isinstance(item, Rejected) and not item.is_empty:
+                raise DataError(f"{item.file}, line {item.line}: {item.detail}")
+        if is_empty:
+            raise DataError(f"{file.path} holds no documents. Remove it from data.sources or write it again.")
 
 
 def resolve_paths(patterns: Sequence[str], *, key: str) -> list[Path]:
-    """Files that paths, globs and `bundled:NAME` stand for, in order, each once; the matches of a glob are sorted.
-
-    Args:
-        patterns: as written in the configuration.
-        key: the configuration key, for errors.
-
-    Raises:
-        DataError: nothing is listed, a file is missing, a glob matches nothing, or no text of that name is shipped.
-    """
-    if not patterns:
-        raise DataError(f"{key} is empty. List JSONL files, globs or {BUNDLED_PREFIX}NAME, or remove the source.")
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        found.update(dict.fromkeys(_resolve(pattern, key=key)))
-    return list(found)
+    """Paths of `find_files`."""
+    return [Path(file.path) for file in find_files(patterns, key=key)]
 
 
-def read_documents(paths: Iterable[Path], *, text_key: str = "text") -> Iterator[Document]:
-    """Streams the documents of JSONL files, in order. Blank lines are skipped.
-
-    Args:
-        paths: files; the ending decides how they are unpacked.
-        text_key: field that holds the text.
-
-    Raises:
-        DataError: naming file and line: unreadable, damaged or cut short, invalid UTF-8 or JSON, field missing or
-            not text; or a file without a single document.
-    """
-    for path in paths:
-        number = 0
-        is_empty = True
-        try:
-            for number, line in enumerate(_lines(_chunks(path)), start=1):
-                if line.strip():
-                    is_empty = False
-                    yield _document(line, text_key=text_key, path=path, number=number)
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise _damaged(path, number, str(error)) from None
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-        if is_empty:
-            raise DataError(f"{path} holds no documents. Remove it from data.sources or write it again.")
-
-
-def _resolve(pattern: str, *, key: str) -> list[Path]:
-    if pattern.startswith(BUNDLED_PREFIX):
-        path = BUNDLED_DIR / (pattern.removeprefix(BUNDLED_PREFIX) + _SUFFIX)
-        if not path.is_file():
-            names = sorted(p.name.removesuffix(_SUFFIX) for p in BUNDLED_DIR.glob("*" + _SUFFIX))
-            raise DataError(
-                f"{key} lists {pattern!r}, which is not shipped. Bundled text: {', '.join(names) or 'none'}."
-            )
-        return [path]
-    if Path(pattern).is_file():
-        return [Path(pattern)]
-    matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    if not matches and glob.has_magic(pattern):
-        raise DataError(f"{key} lists {pattern!r}, which matches no file (from {Path.cwd()}). Correct the pattern.")
-    if not matches:
-        raise DataError(f"{key} lists {pattern!r}, which does not exist (from {Path.cwd()}). Correct the path.")
-    files = [match for match in matches if match.is_file()]
-    if not files:
-        raise DataError(f"{key} lists {pattern!r}, which is a folder. List its files, for example '{pattern}/*.jsonl'.")
-    return files
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    if path.suffix == ".zst":
-        yield from _zstd_chunks(path)
-        return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    """Unpacks frame by frame: zstandard's own file reader takes the end of a torn file for the end of the text."""
-    import zstandard
-
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    frame = None
+def _read_lines(
+    piece: Piece, text_key: str, *, max_line_bytes: int, skip: int, row_tokens: int | None
+) -> Iterator[Item]:
+    file, path = piece.file, piece.file.path
+    is_tokens = file.format == TOKEN_IDS
+    line = Line(0, piece.start, b"", 0)
     try:
-        with path.open("rb") as stream:
-            while packed := stream.read(_CHUNK_BYTES):
-                while packed:
-                    frame = frame or decompressor.decompressobj()
-                    yield frame.decompress(packed)
-                    packed = b""
-                    if frame.eof:
-                        packed, frame = frame.unused_data, None
-    except zstandard.ZstdError as error:
-        raise EOFError(str(error)) from None
-    if frame is not None:
-        raise EOFError("the compressed stream ends before its end marker")
+        for line in read_lines(file, start=piece.start, stop=piece.stop, max_line_bytes=max_line_bytes):
+            number, byte, data, size = line
+            if data is not None and not data.strip():
+                continue
+            if skip > 0:
+                skip -= 1
+                continue
+            try:
+                if data is None:
+                    raise too_long(size, max_line_bytes=max_line_bytes)
+                fields = _fields(data)
+                if is_tokens:
+                    item: Item = _token_row(fields, row_tokens=row_tokens, path=path, number=number)
+                else:
+                    text = _text(fields, text_key=text_key)
+                    item = Document(text, require_split(fields.get("meta")), path, number)
+            except Unfit as unfit:
+                item = unfit.at(path, number, byte if file.is_seekable_lines else None)
+            yield item
+    except Broken as broken:
+        yield broken_off(broken, path, line.number)
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their newline; the last one may lack it."""
-    rest: list[bytes] = []
-    for chunk in chunks:
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        if others:
-            yield b"".join(rest)
-            yield from others[:-1]
-            rest = [others[-1]]
-    if last := b"".join(rest):
-        yield last
+def broken_off(broken: Broken, path: str, last: int) -> Rejected:
+    """What is yielded in the place of all that could not be read."""
+    detail = f"{broken} What follows line {last} is lost." if last else f"{broken} Nothing of it could be read."
+    return Rejected(broken.reason, detail, path, last, is_damage=True)
 
 
-def _document(line: bytes, *, text_key: str, path: Path, number: int) -> Document:
-    where = f"{path}, line {number}"
+def _fields(line: bytes) -> dict[str, Any]:
+    """The object of a line: by orjson where it accepts the line, else as `json` sees it, which says what is wrong."""
     try:
-        fields: Any = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where} is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start} of the line. "
-            "Convert the file to UTF-8."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at character {error.pos}. One object per line.") from None
-    except RecursionError:
-        raise DataError(f"{where} is not a document: its JSON is nested too deeply.") from None
+        fields: Any = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        fields = _fields_or_reason(line)
     if not isinstance(fields, dict):
-        raise DataError(f"{where} holds a JSON {type(fields).__name__}; a document is an object with {text_key!r}.")
+        raise Unfit("invalid_json", f"a JSON {type(fields).__name__}; a document is an object, one a line.")
+    return fields
+
+
+def _fields_or_reason(line: bytes) -> Any:
+    """`json` accepts more than orjson (NaN, lone surrogates in fields that are not read): such lines are kept."""
+    if b"\0" in line:
+        at = line.index(b"\0")
+        raise Unfit("nul_byte", f"a NUL byte at offset {at} of the line, as a torn write leaves them. Write it again.")
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise not_utf8(line, error) from None
+    except json.JSONDecodeError as error:
+        raise Unfit("invalid_json", f"not JSON: {error.msg} at character {error.pos}. One object a line.") from None
+    except RecursionError:
+        raise Unfit("invalid_json", "not a document: its JSON is nested too deeply.") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise Unfit("invalid_json", f"not JSON that can be read: {error}.") from None
+
+
+def _text(fields: dict[str, Any], *, text_key: str) -> str:
     if text_key not in fields:
-        raise DataError(
-            f"{where} has no field {text_key!r}; it has {', '.join(map(repr, sorted(fields))) or 'none'}. "
-            "Set data.text_key to the field that holds the text."
+        raise Unfit(
+            "missing_text",
+            f"no field {text_key!r}; it has {', '.join(map(repr, sorted(fields)[:8])) or 'none'}. "
+            "Set data.text_key to the field that holds the text.",
         )
-    text = fields[text_key]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: field {text_key!r} holds {type(text).__name__}, not a string.")
-    if not text.isascii():
+    return require_text(fields[text_key], text_key=text_key)
+
+
+def _token_row(fields: dict[str, Any], *, row_tokens: int | None, path: str, number: int) -> TokenRow:
+    found = fields.get(TOKEN_IDS)
+    if not isinstance(found, list):
+        raise Unfit("missing_text", f"no list {TOKEN_IDS!r}; it has {', '.join(map(repr, sorted(fields)[:8]))}.")
+    source = fields.get("source")
+    if not isinstance(source, str):
+        raise Unfit("unknown_source", f"field 'source' is {source!r}; it names one of data.sources.")
+    if row_tokens is not None and len(found) != row_tokens:
+        raise Unfit("wrong_length", f"{len(found)} token_ids where train.sequence_length + 1 = {row_tokens} are due.")
+    try:
+        ids = np.array(found)
+    except ValueError:  # lists of different lengths within
+        ids = np.array([None])
+    if len(found) == 0 or ids.dtype.kind != "i" or ids.ndim != 1:
+        raise Unfit("bad_token_id", f"token_ids are whole numbers; these begin {found[:4]}.")
+    if ids.min() < 0 or ids.max() > _INT32_MAX:
+        worst = int(ids.min() if ids.min() < 0 else ids.max())
+        raise Unfit(
+            "bad_token_id", f"token id {worst} at position {found.index(worst)}; ids are from 0 to {_INT32_MAX}."
+        )
+    return TokenRow(ids.astype(np.int32), source, path, number)
+
+
+def _read_text(file: InputFile, *, max_line_bytes: int) -> Document | Rejected:
+    """A text file is one document, newlines and all. One that is too long is measured and passed over."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for chunk in read_chunks(file):
+            size += len(chunk)
+            if size <= max_line_bytes:
+                parts.append(chunk)
+            else:
+                parts = []
+    except Broken as broken:
+        return broken_off(broken, file.path, 0)
+    try:
+        if size > max_line_bytes:
+            raise too_long(size, max_line_bytes=max_line_bytes, what="text file, which is one document,")
+        data = b"".join(parts)
         try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: field {text_key!r} holds a lone surrogate at character {error.start}, which is not valid "
-                "Unicode. Repair or drop the document."
-            ) from None
-    return Document(text, _split(fields.get("meta"), where=where), path, number)
-
-
-def _split(meta: Any, *, where: str) -> str | None:
-    split = meta.get("split") if isinstance(meta, dict) else None
-    if split is not None and split not in ("train", "validation"):
-        raise DataError(f"{where}: meta.split={split!r}; allowed are 'train', 'validation' or no mark.")
-    return split
-
-
-def _damaged(path: Path, number: int, reason: str) -> DataError:
-    return DataError(f"{path} is damaged after line {number}: {reason or 'it ends early'}. Copy or write it again.")
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise not_utf8(data, error) from None
+        return Document(require_text(text, text_key="text"), None, file.path, 1)
+    except Unfit as unfit:
+        return unfit.at(file.path, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pretrain.data import documents
+from pretrain.data import files, lines
 from pretrain.data.documents import read_documents, resolve_paths
 from pretrain.errors import DataError
 
@@ -34,39 +34,39 @@ def write(path: Path, content: bytes) -> Path:
 def test_every_packing_gives_the_same_documents(
     name: str, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", chunk_bytes)
     path = write(tmp_path / name, RAW + b"\n\n")
     found = list(read_documents([path]))
     assert [(d.text, d.split, d.file, d.line) for d in found] == [
-        (row["text"], row["meta"]["split"], path, i) for i, row in enumerate(ROWS, start=1)
+        (row["text"], row["meta"]["split"], str(path), i) for i, row in enumerate(ROWS, start=1)
     ]
 
 
 def test_zst_and_gz_files_of_several_frames_are_read_to_the_end(tmp_path: Path) -> None:
     half = RAW.index(b"\n", len(RAW) // 2) + 1
     pack = zstandard.ZstdCompressor().compress
-    (tmp_path / "t.zst").write_bytes(pack(RAW[:half]) + pack(RAW[half:]))
-    (tmp_path / "t.gz").write_bytes(gzip.compress(RAW[:half]) + gzip.compress(RAW[half:]))
-    for name in ("t.zst", "t.gz"):
+    (tmp_path / "t.jsonl.zst").write_bytes(pack(RAW[:half]) + pack(RAW[half:]))
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(RAW[:half]) + gzip.compress(RAW[half:]))
+    for name in ("t.jsonl.zst", "t.jsonl.gz"):
         assert len(list(read_documents([tmp_path / name]))) == len(ROWS)
 
 
 def test_a_document_without_mark_has_no_split_and_another_field_can_hold_the_text(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", b'{"content": "a", "meta": "x"}\n{"content": ""}')
-    assert [(d.text, d.split) for d in read_documents([path], text_key="content")] == [("a", None), ("", None)]
+    assert [(d.text, d.split) for d in read_documents([path], text_key="content")] == [("a", None)]
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": "x"', "is not JSON"),
-        (b'{"text": "\xff"}', "is not UTF-8: byte 0xff at offset 10"),
-        (b'{"body": "x"}', "has no field 'text'; it has 'body'"),
+        (b'{"text": "x"', "not JSON"),
+        (b'{"text": "\xff"}', "not UTF-8: byte 0xff at offset 10"),
+        (b'{"body": "x"}', "no field 'text'; it has 'body'"),
         (b'{"text": 3}', "holds int, not a string"),
-        (b'["x"]', "holds a JSON list"),
+        (b'["x"]', "a JSON list"),
         (b'{"text": "\\ud800"}', "lone surrogate at character 0"),
         (b'{"text": "x", "meta": {"split": "valid"}}', "meta.split='valid'; allowed are 'train', 'validation'"),
-        (b"[" * 100_000, "nested too deeply|is not JSON"),
+        (b"[" * 100_000, "nested too deeply|not JSON"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_number(line: bytes, reason: str, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_torn_or_damaged_file_is_never_taken_for_a_short_one(name: str, tmp_pa
     with pytest.raises(DataError, match=name):
         list(read_documents([path]))
     path.write_bytes(b"this is not packed")
-    with pytest.raises(DataError, match=f"{name} is damaged"):
+    with pytest.raises(DataError, match=f"{name}, line 0: damaged"):
         list(read_documents([path]))
 
 
@@ -107,7 +107,7 @@ def test_globs_are_sorted_and_no_file_is_listed_twice(tmp_path: Path) -> None:
 def test_bundled_names_are_resolved_and_unknown_ones_list_what_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "BUNDLED_DIR", tmp_path)
+    monkeypatch.setattr(files, "BUNDLED_DIR", tmp_path)
     path = write(tmp_path / "web.jsonl.zst", RAW)
     assert resolve_paths(["bundled:web"], key="k") == [path]
     with pytest.raises(DataError, match="k lists 'bundled:wib'.*Bundled text: web"):
