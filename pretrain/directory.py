@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pretrain.config.load import difference, load_yaml, to_yaml
+from pretrain.config.load import data_changes, difference, load_yaml, to_yaml
 from pretrain.config.run import RunConfig
 from pretrain.errors import ConfigError
 
@@ -26,17 +26,21 @@ def claim(config: RunConfig) -> Path:
         The directory; its `config.yaml` is this configuration.
 
     Raises:
-        ConfigError: the directory belongs to a run with another model, data, optimizer or seed.
+        ConfigError: the directory belongs to a run with another model, data, optimizer or seed; or with other shares
+            of sources or ranges to skip, and data.accept_changes is not set.
     """
     directory = run_directory(config)
     path = directory / CONFIG_NAME
     if path.exists():
-        differences = difference(load_yaml(path), config)
-        if differences:
-            listed = "\n      ".join(differences)
+        before = load_yaml(path)
+        differences = difference(before, config)
+        changes = data_changes(before, config)
+        if differences or (changes and not config.data.accept_changes):
+            listed = "\n      ".join([*differences, *changes])
             raise ConfigError(
                 f"{directory} belongs to a run with another configuration:\n      {listed}\n"
                 f"    Choose another run.name, restore these values, or remove the directory to start anew."
+                + ("" if differences else " Or accept the change from here on with data.accept_changes=true.")
             )
     elif (directory / CHECKPOINTS).exists():
         raise ConfigError(

@@ -28,6 +28,7 @@ def fit(run: Run, batches: Iterator[Batch], hooks: Sequence[Hook]) -> None:
     while run.state.step < run.info.total_steps and not run.stopping:
         started = time.perf_counter()
         batch = next(batches)
+        waited = time.perf_counter() - started
         # The rate is that of the tokens before the step, so that a resumed run sees the same one.
         rate = learning_rate(
             run.config.schedule,
@@ -37,7 +38,8 @@ def fit(run: Run, batches: Iterator[Batch], hooks: Sequence[Hook]) -> None:
         )
         result = run.engine.train_step(batch, rate, observe=run.observe_next)
         _advance(run.state, batch, result)
-        report = StepReport(result=result, learning_rate=rate, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        report = StepReport(result=result, learning_rate=rate, seconds=seconds, data_seconds=waited)
         for hook in hooks:
             hook.on_step(run, report)
         if run.calendar.is_due(run.state.step) or run.stopping:

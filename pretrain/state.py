@@ -19,8 +19,9 @@ class RunState:
     Attributes:
         step: optimizer steps done.
         tokens: tokens trained on, over all ranks.
-        samples: sequences consumed from the sample order; the next batch starts at this index.
+        samples: sequences consumed; those that `data.skip` leaves out are not counted.
         source_tokens: tokens consumed per source.
+        order: what the order of samples has been (`pretrain.data.run_order.OrderHistory`).
         seed: the run's seed.
     """
 
@@ -29,6 +30,7 @@ class RunState:
     tokens: int = 0
     samples: int = 0
     source_tokens: dict[str, int] = field(default_factory=dict)
+    order: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -38,6 +40,7 @@ class RunState:
             "tokens": self.tokens,
             "samples": self.samples,
             "source_tokens": dict(self.source_tokens),
+            "order": dict(self.order),
         }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
@@ -46,7 +49,7 @@ class RunState:
         Raises:
             CheckpointError: a field is missing, or the checkpoint was made with another seed.
         """
-        missing = {"seed", "step", "tokens", "samples", "source_tokens"} - values.keys()
+        missing = {"seed", "step", "tokens", "samples", "source_tokens", "order"} - values.keys()
         if missing:
             raise CheckpointError(f"The checkpoint's run state lacks {sorted(missing)}; it cannot be resumed.")
         if values["seed"] != self.seed:
@@ -56,3 +59,4 @@ class RunState:
             )
         self.step, self.tokens, self.samples = (int(values[k]) for k in ("step", "tokens", "samples"))
         self.source_tokens = {name: int(count) for name, count in values["source_tokens"].items()}
+        self.order = dict(values["order"])

@@ -23,9 +23,19 @@ from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
 from pretrain.config.load import config_hash, identity_hash, to_plain
 from pretrain.config.run import RunConfig
-from pretrain.data.loader import BatchLoader, sample_order
+from pretrain.data.loader import BatchLoader
 from pretrain.data.manifest import TOKENIZER_NAME
+from pretrain.data.order import SampleOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared, open_prepared
+from pretrain.data.run_order import (
+    OrderHistory,
+    RunOrder,
+    begin,
+    chunk_ends,
+    go_on,
+    sample_order,
+    write_order,
+)
 from pretrain.directory import CHECKPOINTS, EXPORTS, claim
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
@@ -101,9 +111,15 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     job.once(lambda: _keep_records(engine, directory))
     parts = _Parts(config, suite, job, directory, data, spec, engine)
     state, resume_step = _resume(parts)
+    history, changes = _order_history(parts, state)
+    order = sample_order(config, data, history)
     info = _run_info(parts, resume_step)
     tracker = build_tracker(config.track, info, rank=job.rank)
-    calendar = save_steps(config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes)
+    ends = chunk_ends(order, total_steps=config.total_steps)
+    job.once(lambda: write_order(directory, RunOrder(history, str(data.directory), job.world_size, ends)))
+    calendar = save_steps(
+        config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes, chunk_ends=ends
+    )
     run = Run(
         config=config,
         state=state,
@@ -114,10 +130,12 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         checkpoints=directory / CHECKPOINTS,
         calendar=calendar,
     )
-    with tracker, _loader(parts).iterate(state.samples) as batches:
+    with tracker, _loader(parts, order).iterate(state.samples) as batches:
         what = "resume" if resume_step >= 0 else "start"
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
-        fit(run, batches, _hooks(parts))
+        if changes:
+            tracker.event("order_changed", step=state.step, changes=changes, sample=history.skips.index(state.samples))
+        fit(run, batches, _hooks(parts, order))
         finished = state.step >= config.total_steps
         tracker.event("finished" if finished else "stopped", step=state.step)
     # A launcher ends all ranks as soon as one leaves with a code that is not 0: rank 0 must have closed its sinks.
@@ -138,11 +156,22 @@ def _prepare_data(config: RunConfig, job: Job) -> PreparedData:
     return open_prepared(config, directory=folder)
 
 
-def _loader(parts: _Parts) -> BatchLoader:
+def _order_history(parts: _Parts, state: RunState) -> tuple[OrderHistory, list[str]]:
+    """What the order of samples was up to here and is from now on, which the state takes over, and what changed."""
+    if state.order:
+        past = OrderHistory.from_state_dict(state.order)
+        history, changes = go_on(past, parts.config, parts.data, consumed=state.samples)
+    else:
+        history, changes = begin(parts.config, parts.data), []
+    state.order = history.state_dict()
+    return history, changes
+
+
+def _loader(parts: _Parts, order: SampleOrder) -> BatchLoader:
     config, job = parts.config, parts.job
     layout = ParallelLayout.create(config, world_size=job.world_size)
     return BatchLoader(
-        sample_order(config, parts.data),
+        order,
         {name: source.train for name, source in parts.data.sources.items()},
         batch_sizes=config.batch_sizes,
         micro_batch_size=config.train.micro_batch_size,
@@ -196,7 +225,7 @@ def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
     )
 
 
-def _hooks(parts: _Parts) -> list[Hook]:
+def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
     """In the order they act at a save: measure, save, probe."""
     config, sources = parts.config, parts.data.sources
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -207,7 +236,7 @@ def _hooks(parts: _Parts) -> list[Hook]:
         tokens_per_row=config.probe.tokens_per_row,
     )
     hooks: list[Hook] = [
-        MetricsHook(flops_per_token=parts.flops, device_name=device),
+        MetricsHook(flops_per_token=parts.flops, device_name=device, epoch_tokens=order.epoch_tokens),
         *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
         validation,

@@ -22,6 +22,7 @@ from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.reader import CheckpointReader, folder_name
 from pretrain.config.load import load_yaml, to_plain
 from pretrain.config.run import RunConfig
+from pretrain.data.run_order import read_order
 from pretrain.directory import CHECKPOINTS, CONFIG_NAME
 from pretrain.engine.base import CheckpointScorer, PackedRows, TokenLogProbs
 from pretrain.engine.job import Job
@@ -255,7 +256,10 @@ class Watcher:
 
     def _calendar(self) -> Calendar:
         config = self._config
-        return save_steps(config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes)
+        ends = read_order(self._directory).chunk_ends if config.data.order == "chunked" else ()
+        return save_steps(
+            config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes, chunk_ends=ends
+        )
 
     def _events(self) -> list[dict[str, object]]:
         return read_rows(self._directory / "events.jsonl")

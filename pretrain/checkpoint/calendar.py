@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pretrain.batch_size import BatchSizes
@@ -30,7 +31,9 @@ class Calendar:
         return sorted(self._due)
 
 
-def save_steps(config: CheckpointConfig, *, total_steps: int, batch_sizes: BatchSizes) -> Calendar:
+def save_steps(
+    config: CheckpointConfig, *, total_steps: int, batch_sizes: BatchSizes, chunk_ends: Iterable[int] = ()
+) -> Calendar:
     """Lays out the calendar of a run.
 
     Args:
@@ -38,9 +41,10 @@ def save_steps(config: CheckpointConfig, *, total_steps: int, batch_sizes: Batch
         total_steps: optimizer steps of the whole run.
         batch_sizes: converts `every` where it is in tokens. A multiple that falls within a step is saved after
             that step, so the calendar does not drift.
+        chunk_ends: steps that complete a chunk of data.order=chunked.
 
     Returns:
-        Early steps up to the end, every multiple of `every`, and the last step.
+        Early steps up to the end, every multiple of `every`, the end of every chunk, and the last step.
 
     Raises:
         ConfigError: `every` is zero or no duration, or an early step is negative.
@@ -51,7 +55,7 @@ def save_steps(config: CheckpointConfig, *, total_steps: int, batch_sizes: Batch
         problems.append(f"checkpoint.every={config.every!r} must be longer than nothing, for example '1000 steps'.")
     if problems:
         raise ConfigError(problems)
-    due = {step for step in config.early if step <= total_steps} | {total_steps}
+    due = {step for step in (*config.early, *chunk_ends) if step <= total_steps} | {total_steps}
     return Calendar(total_steps, frozenset(due | _multiples(every, total_steps, batch_sizes)))
 
 

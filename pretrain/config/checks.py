@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.batch_size import RAMP_KEY
+from pretrain.config.data import ORDERS, VERIFY
+from pretrain.config.data_checks import data_problems
 from pretrain.config.grid import batch_problems, divisors, grid_problems
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
+from pretrain.config.tokenizer import PRESETS
 from pretrain.errors import ConfigError
 from pretrain.units import Duration, parse_share
 
 CHOICES = {
+    "data.order": ORDERS,
+    "data.verify": VERIFY,
+    "tokenizer.preset": PRESETS,
     "schedule.kind": ("cosine", "linear", "constant", "wsd", "multi_step"),
     "schedule.decay_shape": ("linear", "cosine", "exponential", "1-sqrt"),
     "optimizer.decay": ("all", "matrices"),
@@ -55,6 +61,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.init_std": (0, math.inf),
     "data.validation_tokens": (0, math.inf),
     "data.holdout_fraction": (0, 0.5),
+    "data.num_chunks": (1, math.inf),
+    "data.read_ahead_batches": (1, math.inf),
+    "data.shard_bytes": (1, math.inf),
+    "data.max_line_bytes": (1, math.inf),
+    "data.max_rejected_share": (0, 1),
+    "data.max_damaged_files": (0, math.inf),
     "tokenizer.vocab_size": (260, 2**31 - 1),  # 256 bytes, <unk>, <s>, </s>, and a piece
     "tokenizer.training_bytes": (1, math.inf),
     "optimizer.beta1": (0, 0.999999),
@@ -106,7 +118,8 @@ def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[
     yield from [*ranges, *durations]
     yield from _field_problems(config)
     yield from _length_problems(config)
-    yield from _data_problems(config)
+    yield from data_problems(config)
+    yield from _tokenizer_problems(config)
     if not ranges:  # what follows divides by these fields
         yield from _model_problems(config)
         yield from parallel_problems(config)
@@ -246,26 +259,7 @@ def _world_problems(config: RunConfig, world_size: int | None) -> Iterator[str]:
         yield from batch_problems(config.train, data_parallel=size)
 
 
-def _data_problems(config: RunConfig) -> Iterator[str]:
-    sources = config.data.sources
-    if not sources:
-        yield (
-            "data.sources is empty: there is nothing to train on. Name a source, as "
-            "'data.sources.mine.paths=[/data/*.jsonl.zst]', or use shipped text with data=bundled."
-        )
-        return
-    complete = [name for name, source in sources.items() if source.paths]
-    for name, source in sources.items():
-        if not source.paths:
-            hint = did_you_mean(name, complete) or f" Sources with paths: {', '.join(complete) or 'none'}."
-            yield f"data.sources.{name} has no paths.{hint} Set data.sources.{name}.paths=[…] or remove it."
-        if not 0 <= source.weight < math.inf:
-            yield f"data.sources.{name}.weight={source.weight} must be 0 or more, and finite."
-    if not any(source.weight > 0 for source in sources.values()):
-        yield (
-            f"Every source has weight 0 ({', '.join(sources)}): there is nothing to train on. Give one a positive "
-            f"data.sources.NAME.weight; 0 keeps a source for validation only."
-        )
+def _tokenizer_problems(config: RunConfig) -> Iterator[str]:
     path = config.tokenizer.path
     if path is not None and not Path(path).is_file():
         yield (

@@ -18,7 +18,7 @@ class SourceConfig:
     tokens: int | None = None
     """Tokens to train on over the whole run, instead of a weight. All trained sources are given this way, or none."""
     epochs: float | None = None
-    """Passes over the source's own tokens in the whole run, instead of a weight; may stand beside `tokens` of others."""
+    """Passes over the source's own tokens in the whole run, instead of a weight; others may be given in `tokens`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class DataConfig:
     validation_tokens: int = 32_768
     """Validation tokens per source, from documents marked `meta.split = validation`, else held out by hash."""
     holdout_fraction: float = 0.005
-    """Share of documents held out by hash of their text in sources that mark none. 0: such sources have no validation."""
+    """Share of documents held out by hash of their text in sources that mark none. 0: those have no validation."""
     shard_bytes: int = 268_435_456
     """Bytes of input, as stored, that make one shard: the unit of parallel work. Tokens do not depend on it."""
     max_line_bytes: int = 33_554_432

@@ -160,17 +160,26 @@ def config_hash(config: RunConfig) -> str:
     return _digest(to_plain(config))
 
 
+_DATA_IDENTITY = ("token_chunks", "order", "num_chunks", "document_mask", "text_key", "holdout_fraction")
+
+
 def identity(config: RunConfig) -> dict[str, Any]:
     """What defines the trajectory of training, up to floating-point order.
 
     Layout, micro batch, engine, probes, views, calendar of saves and length of the run may differ between two parts
-    of one run; nothing of this may.
+    of one run; nothing of this may. Shares of sources and ranges to skip may, where the user accepts it: they are part
+    of the run's state, see `pretrain.data.run_order`.
     """
     plain = to_plain(config)
     data = plain["data"]
     return {
         "model": plain["model"],
-        "data": {key: data[key] for key in ("sources", "text_key", "holdout_fraction")},
+        "data": {
+            **{key: data[key] for key in _DATA_IDENTITY},
+            "sources": {name: {"paths": source["paths"]} for name, source in data["sources"].items()},
+            # Read one after the other, sources stand in the order in which they are listed.
+            "listed": list(data["sources"]) if data["order"] == "sequential" else None,
+        },
         "tokenizer": plain["tokenizer"],
         "optimizer": plain["optimizer"],
         "schedule": plain["schedule"],
@@ -186,9 +195,27 @@ def identity_hash(config: RunConfig) -> str:
     return _digest(identity(config))
 
 
+def data_changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """Where two configurations differ in what may change on the way of a run, one line each, as `difference`."""
+    before, after = (
+        {
+            "skip": config.data.skip,
+            "sources": {
+                name: {"weight": source.weight, "tokens": source.tokens, "epochs": source.epochs}
+                for name, source in config.data.sources.items()
+            },
+        }
+        for config in (old, new)
+    )
+    return _compare(_flatten(before, "data."), _flatten(after, "data."))
+
+
 def difference(old: RunConfig, new: RunConfig) -> list[str]:
     """Where two identities differ, one line each: `model.hidden_size: 192, now 256`. Empty: the run may continue."""
-    before, after = _flatten(identity(old)), _flatten(identity(new))
+    return _compare(_flatten(identity(old)), _flatten(identity(new)))
+
+
+def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {_show(before, key)}, now {_show(after, key)}"
         for key in dict.fromkeys([*before, *after])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+PRESETS = ("llama", "openllama_v1", "openllama_v2")
+
 
 @dataclass(kw_only=True, slots=True)
 class TokenizerConfig:

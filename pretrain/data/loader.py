@@ -13,9 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from pretrain.batch_size import BatchSizes
-from pretrain.config.run import RunConfig
 from pretrain.data.order import SampleLocations, SampleOrder
-from pretrain.data.prepare import PreparedData
 from pretrain.data.tokens import TokenStream
 from pretrain.engine.base import Batch
 from pretrain.errors import ConfigError
@@ -23,16 +21,6 @@ from pretrain.errors import ConfigError
 _BATCHES_AHEAD = 2
 _LOCATED_AT_ONCE = 1024
 """Samples whose places are looked up together: for few at a time numpy's calls would cost more than its work."""
-
-
-def sample_order(config: RunConfig, prepared: PreparedData) -> SampleOrder:
-    """The order of samples a configuration asks for."""
-    return SampleOrder(
-        seed=config.run.seed,
-        weights={name: source.weight for name, source in config.data.sources.items()},
-        num_tokens={name: source.train.num_tokens for name, source in prepared.sources.items()},
-        sequence_length=config.train.sequence_length,
-    )
 
 
 class BatchLoader:
@@ -93,7 +81,7 @@ class BatchLoader:
         tokens_MBT = np.empty((*slots_MB.shape, length + 1), dtype=np.int32)
         rows = tokens_MBT.reshape(-1, length + 1)
         for row, slot in zip(rows, slots_MB.flat, strict=True):
-            row[:] = self._streams[found.source[slot]].window(int(found.window[slot]) * length, length + 1)
+            row[:] = self._streams[found.source[slot]].window(int(found.start[slot]), length + 1)
         samples = np.bincount(found.source, minlength=len(order.sources))
         source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
         return Batch(tokens_MBT, first_sample, num_samples, source_tokens)
@@ -105,7 +93,7 @@ class BatchLoader:
             start, at, known = first_sample, 0, self._order.locate(first_sample, max(count, _LOCATED_AT_ONCE))
             self._located = start, known
         part = slice(at, at + count)
-        return SampleLocations(known.source[part], known.epoch[part], known.window[part])
+        return SampleLocations(known.source[part], known.epoch[part], known.window[part], known.start[part])
 
     def iterate(self, first_sample: int) -> BatchIterator:
         """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`."""

@@ -1,89 +1,25 @@
-"""Which window of which source is sample i: a pure function of (sources, weights, seed, i), computed on demand.
+"""Which window of which source is sample i: a pure function of (data, seed, i), computed on demand.
 
-Nothing is stored per sample and nothing depends on world size, layout, restarts or the run's length. Within an
-epoch of a source every window occurs exactly once, in an order keyed by (seed, source, epoch). Which source
-comes when is `mixture.py`'s business; reading tokens is `loader.py`'s.
+Nothing is stored per sample and nothing depends on world size, layout, restarts or the run's length. Three orders:
+`mixture` and `sequential` here, `chunked` in `chunked.py`. Which source comes when in a mixture is `mixture.py`'s
+business, what is left out `pretrain/skips.py`'s; reading tokens is `loader.py`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from pretrain.data.mixture import Mixture
+from pretrain.data.permutation import permutation_key, permute_array
 from pretrain.errors import DataError
-
-_ROUNDS = 8
-_MASK = (1 << 64) - 1
-# Finaliser of MurmurHash3 (fmix64): every output bit depends on every input bit.
-_MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
-# Feistel halves of a few bits reach few of the permutations; up to this size, keyed hashes are sorted instead.
-_LARGEST_SORTED = 1024
-
-
-def permutation_key(seed: int, source: str, epoch: int) -> tuple[int, ...]:
-    """Round keys of one epoch's order: 64-bit integers from blake2b."""
-    text = f"{seed}/{epoch}/{source}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8 * _ROUNDS, person=b"fineline-order").digest()
-    return tuple(int.from_bytes(digest[8 * r : 8 * r + 8], "little") for r in range(_ROUNDS))
-
-
-def permute(key: tuple[int, ...], n: int, index: int) -> int:
-    """Where a keyed pseudo-random permutation of [0, n) sends an index.
-
-    An alternating Feistel network on the next power of two, walked until it lands below n (cycle walking),
-    so it is a bijection for every n and key. Equal to `permute_array` element by element.
-    """
-    assert 0 <= index < n, f"index {index} is not in [0, {n})"
-    if n <= _LARGEST_SORTED:
-        return int(_sorted_permutation(key, n)[index])
-    low_bits, high_bits = _halves(n)
-    while True:
-        low, high = index & ((1 << low_bits) - 1), index >> low_bits
-        for r, k in enumerate(key):
-            if r % 2:
-                low ^= _mix(high ^ k) & ((1 << low_bits) - 1)
-            else:
-                high ^= _mix(low ^ k) & ((1 << high_bits) - 1)
-        index = high << low_bits | low
-        if index < n:
-            return index
-
-
-def permute_array(key: tuple[int, ...], n: int, indices: np.ndarray) -> np.ndarray:
-    """`permute` of each index.
-
-    Args:
-        key: from `permutation_key`.
-        n: size of the permuted range, at least 1.
-        indices: integers in [0, n), any shape.
-
-    Returns:
-        int64 array of the same shape.
-    """
-    if n <= _LARGEST_SORTED:
-        return _sorted_permutation(key, n)[np.asarray(indices, dtype=np.int64)]
-    low_bits, high_bits = (np.uint64(bits) for bits in _halves(n))
-    low_mask, high_mask = (np.uint64((1 << int(bits)) - 1) for bits in (low_bits, high_bits))
-    out = np.array(indices, dtype=np.uint64)
-    flat = out.reshape(-1)
-    walking = np.arange(flat.size)
-    while walking.size:
-        values = flat[walking]
-        low, high = values & low_mask, values >> low_bits
-        for r, k in enumerate(key):
-            if r % 2:
-                low ^= _mix_array(high ^ np.uint64(k)) & low_mask
-            else:
-                high ^= _mix_array(low ^ np.uint64(k)) & high_mask
-        values = high << low_bits | low
-        flat[walking] = values
-        walking = walking[values >= n]
-    return flat.reshape(out.shape).astype(np.int64)
+from pretrain.skips import Skips
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +29,97 @@ class SampleLocations:
     Attributes:
         source: int64 [N], index into `SampleOrder.sources`.
         epoch: int64 [N], how many times the source was used up before.
-        window: int64 [N], window of the source; it covers tokens [w·S, w·S + S + 1) of its stream.
+        window: int64 [N], number of the window in its source's stream.
+        start: int64 [N], stream position of the window's first token; it covers tokens [start, start + S + 1).
     """
 
     source: np.ndarray
     epoch: np.ndarray
     window: np.ndarray
+    start: np.ndarray
+
+
+class Order(Protocol):
+    """An endless order of windows, before anything is left out.
+
+    Attributes:
+        sources: names of the sources that are trained on.
+        sequence_length: S, tokens a sample is trained on.
+        num_windows: windows of each source that one epoch goes through.
+    """
+
+    sources: tuple[str, ...]
+    sequence_length: int
+    num_windows: tuple[int, ...]
+
+    def locate(self, first: int, count: int) -> SampleLocations:
+        """Samples [first, first + count); each is found without the ones before it."""
+        ...
 
 
 class SampleOrder:
-    """The endless order of samples of a run.
+    """An order without what a run leaves out: what the loader asks.
 
     Attributes:
-        sources: names of the sources that are trained on, sorted: the order does not depend on how the
-            configuration lists them.
-        sequence_length: tokens a sample is trained on; windows are one longer and overlap by one.
-        num_windows: windows per source, in the order of `sources`.
-        mixture: the schedule of sources.
+        order: the order that samples are left out of.
+        skips: what is left out.
+        sources: names of the sources that are trained on.
+        sequence_length: S, tokens a sample is trained on.
+        num_windows: windows of each source that one epoch goes through.
+    """
+
+    def __init__(self, order: Order, skips: Skips | None = None) -> None:
+        self.order, self.skips = order, skips or Skips()
+        self.sources, self.sequence_length, self.num_windows = order.sources, order.sequence_length, order.num_windows
+
+    def locate(self, first_sample: int, count: int) -> SampleLocations:
+        """Samples [first_sample, first_sample + count) of those that are trained on."""
+        if not self.skips.ranges:
+            return self.order.locate(first_sample, count)
+        parts = [self.order.locate(first, length) for first, length in self.skips.runs(first_sample, count)]
+        if not parts:
+            return self.order.locate(0, 0)
+        return SampleLocations(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in SampleLocations.__slots__)
+        )
+
+    @property
+    def epoch_tokens(self) -> dict[str, int]:
+        """Tokens that one epoch of each source trains on."""
+        return {name: n * self.sequence_length for name, n in zip(self.sources, self.num_windows, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of sources, in force from a sample on.
+
+    Attributes:
+        first: index of the first sample they hold for.
+        weights: relative share of samples per source, exact.
+        drawn: samples that each source has given before; sources that gave none may be missing.
+    """
+
+    first: int
+    weights: Mapping[str, Fraction]
+    drawn: Mapping[str, int] = field(default_factory=dict)
+
+
+class MixtureOrder:
+    """Sources by share. Within an epoch of a source every window occurs once, ordered by (seed, source, epoch).
+
+    When shares change on the way, each source goes on in its own epoch where it stood, so nothing is repeated early.
+
+    Attributes: see `Order`; sources are sorted, so that the order does not depend on how they are listed.
     """
 
     def __init__(
-        self, *, seed: int, weights: Mapping[str, float], num_tokens: Mapping[str, int], sequence_length: int
+        self, shares: Sequence[Shares], *, seed: int, num_tokens: Mapping[str, int], sequence_length: int
     ) -> None:
         """Prepares the schedule; takes the same time however long the run.
 
         Args:
+            shares: in the order in which they came into force; the first from sample 0.
             seed: `run.seed`.
-            weights: relative share of samples per source; sources of weight 0 are left out.
             num_tokens: training tokens per source.
             sequence_length: S, tokens a sample is trained on.
 
@@ -127,54 +127,92 @@ class SampleOrder:
             ConfigError: the weights make no mixture.
             DataError: a source is too short for one window.
         """
+        assert shares and shares[0].first == 0, "an order begins at sample 0"
         self.sequence_length = sequence_length
-        self.mixture = Mixture(weights)
-        self.sources = self.mixture.sources
+        self._shares = tuple(shares)
+        self._mixtures = [Mixture(one.weights) for one in shares]
+        self.sources = tuple(sorted({name for mixture in self._mixtures for name in mixture.sources}))
+        self.num_windows = count_windows(self.sources, num_tokens, sequence_length=sequence_length)
+        # Index into `sources` of each mixture's own sources, and how many draws of them came before it.
+        self._places = [np.array([self.sources.index(n) for n in m.sources], dtype=np.int64) for m in self._mixtures]
+        self._drawn = [
+            np.array([one.drawn.get(n, 0) for n in m.sources], dtype=np.int64)
+            for one, m in zip(shares, self._mixtures, strict=True)
+        ]
         self._seed = seed
-        for name in self.sources:
-            if num_tokens[name] < sequence_length + 1:
-                raise DataError(
-                    f"data.sources.{name} has {num_tokens[name]} training tokens; one sample takes "
-                    f"train.sequence_length + 1 = {sequence_length + 1}. Give it more text, set its weight to 0, or "
-                    "lower train.sequence_length."
-                )
-        self.num_windows = tuple((num_tokens[name] - 1) // sequence_length for name in self.sources)
         self._key = lru_cache(maxsize=1024)(permutation_key)
 
-    def locate(self, first_sample: int, count: int) -> SampleLocations:
-        """Samples [first_sample, first_sample + count); each is found without the ones before it."""
-        source, draw = self.mixture.draws(first_sample, count)
+    def locate(self, first: int, count: int) -> SampleLocations:
+        """Samples [first, first + count); each is found without the ones before it."""
+        source, draw = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        done = 0
+        while done < count:
+            at = bisect_right(self._shares, first + done, key=lambda one: one.first) - 1
+            until = self._shares[at + 1].first if at + 1 < len(self._shares) else first + count
+            part = slice(done, min(count, until - first))
+            own, k = self._mixtures[at].draws(first + done - self._shares[at].first, part.stop - done)
+            source[part], draw[part] = self._places[at][own], k + self._drawn[at][own]
+            done = part.stop
         epoch, window = np.divmod(draw, np.array(self.num_windows, dtype=np.int64)[source])
         for s, e in sorted(set(zip(source.tolist(), epoch.tolist(), strict=True))):
             chosen = (source == s) & (epoch == e)
             key = self._key(self._seed, self.sources[s], e)
             window[chosen] = permute_array(key, self.num_windows[s], window[chosen])
-        return SampleLocations(source, epoch, window)
+        return SampleLocations(source, epoch, window, window * self.sequence_length)
 
-    def source_samples(self, num_samples: int) -> dict[str, int]:
-        """How many of a run's first samples come from each source."""
-        return dict(zip(self.sources, self.mixture.counts_before(num_samples).tolist(), strict=True))
-
-
-def _sorted_permutation(key: tuple[int, ...], n: int) -> np.ndarray:
-    hashes = np.arange(n, dtype=np.uint64)
-    for k in key[:2]:
-        hashes = _mix_array(hashes ^ np.uint64(k))
-    return np.argsort(hashes, kind="stable").astype(np.int64)
-
-
-def _halves(n: int) -> tuple[int, int]:
-    bits = (n - 1).bit_length()
-    return bits // 2, bits - bits // 2
+    def drawn_before(self, index: int) -> dict[str, int]:
+        """Samples that each source has given among the first `index`."""
+        at = max(0, bisect_right(self._shares, index - 1, key=lambda one: one.first) - 1)
+        drawn = dict(self._shares[at].drawn)
+        mixture = self._mixtures[at]
+        counts = mixture.counts_before(index - self._shares[at].first).tolist()
+        for name, count in zip(mixture.sources, counts, strict=True):
+            drawn[name] = drawn.get(name, 0) + count
+        return drawn
 
 
-def _mix(value: int) -> int:
-    for multiplier in _MULTIPLIERS:
-        value = (value ^ value >> 33) * multiplier & _MASK
-    return value ^ value >> 33
+class SequentialOrder:
+    """Windows as they stand in the text, source after source, over and over: OpenLLaMA's stream.
+
+    As EasyLM cuts it (data.py, JsonDataset), except that a source's last fraction of a window is left out.
+
+    Attributes: see `Order`; sources are in the order in which the configuration lists them.
+    """
+
+    def __init__(self, num_tokens: Mapping[str, int], *, sequence_length: int) -> None:
+        """Counts windows.
+
+        Args:
+            num_tokens: training tokens of each source that is trained on, in order.
+            sequence_length: S, tokens a sample is trained on.
+
+        Raises:
+            DataError: a source is too short for one window.
+        """
+        self.sources = tuple(num_tokens)
+        self.sequence_length = sequence_length
+        self.num_windows = count_windows(self.sources, num_tokens, sequence_length=sequence_length)
+        self._first = np.cumsum([0, *self.num_windows])
+
+    def locate(self, first: int, count: int) -> SampleLocations:
+        """Samples [first, first + count)."""
+        epoch, place = np.divmod(np.arange(first, first + count, dtype=np.int64), self._first[-1])
+        source = np.searchsorted(self._first, place, side="right") - 1
+        window = place - self._first[source]
+        return SampleLocations(source, epoch, window, window * self.sequence_length)
 
 
-def _mix_array(values: np.ndarray) -> np.ndarray:
-    for multiplier in _MULTIPLIERS:
-        values = (values ^ values >> np.uint64(33)) * np.uint64(multiplier)
-    return np.asarray(values ^ values >> np.uint64(33))
+def count_windows(sources: Sequence[str], num_tokens: Mapping[str, int], *, sequence_length: int) -> tuple[int, ...]:
+    """Windows of S + 1 tokens, each overlapping the next by one, in each source.
+
+    Raises:
+        DataError: a source is too short for one.
+    """
+    for name in sources:
+        if num_tokens[name] < sequence_length + 1:
+            raise DataError(
+                f"data.sources.{name} has {num_tokens[name]} training tokens; one sample takes "
+                f"train.sequence_length + 1 = {sequence_length + 1}. Give it more text, set its weight to 0, or "
+                "lower train.sequence_length."
+            )
+    return tuple((num_tokens[name] - 1) // sequence_length for name in sources)

@@ -63,11 +63,13 @@ class StepReport:
         result: what the engine returned.
         learning_rate: learning rate of the update.
         seconds: wall time of the step, waiting for data included.
+        data_seconds: what of it was waiting for data.
     """
 
     result: StepResult
     learning_rate: float
     seconds: float
+    data_seconds: float = 0.0
 
 
 class Hook(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pretrain.flops import FlopsPerToken, mfu
 from pretrain.hooks.base import Run, StepReport
 from pretrain.track import names
@@ -13,10 +15,12 @@ class MetricsHook:
     Args:
         flops_per_token: training FLOPs of one token.
         device_name: device of each rank as its driver names it, to find its peak.
+        epoch_tokens: tokens of one pass over each data source.
     """
 
-    def __init__(self, *, flops_per_token: FlopsPerToken, device_name: str) -> None:
+    def __init__(self, *, flops_per_token: FlopsPerToken, device_name: str, epoch_tokens: Mapping[str, int]) -> None:
         self._flops_per_token = flops_per_token
+        self._epoch_tokens = epoch_tokens
         self._device_name = device_name
 
     def on_start(self, run: Run) -> None:
@@ -32,6 +36,7 @@ class MetricsHook:
             names.TRAIN_LEARNING_RATE: report.learning_rate,
             names.PERF_TOKENS_PER_SECOND: tokens_per_second,
             names.PERF_STEP_SECONDS: report.seconds,
+            names.PERF_DATA_SECONDS: report.data_seconds,
             names.FLOPS: self._flops_per_token.matmul * state.tokens,
         }
         if result.z_loss is not None:
@@ -46,6 +51,7 @@ class MetricsHook:
             values[names.PERF_MFU] = share
         for source, tokens in state.source_tokens.items():
             values[names.source_tokens(source)] = tokens
+            values[names.source_epochs(source)] = tokens / self._epoch_tokens[source]
         run.tracker.log(values, step=state.step, tokens=state.tokens)
         if result.skipped:
             run.tracker.event(

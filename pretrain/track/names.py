@@ -15,6 +15,7 @@ TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 PERF_TOKENS_PER_SECOND = "perf/tokens_per_second"
 PERF_STEP_SECONDS = "perf/step_seconds"
+PERF_DATA_SECONDS = "perf/data_seconds"
 PERF_MFU = "perf/mfu"
 FLOPS = "flops"
 PROBE_TOKENS = "probe_tokens"
@@ -50,6 +51,7 @@ MEANINGS: dict[str, MetricMeaning] = {
     TRAIN_LEARNING_RATE: MetricMeaning("Learning rate the step was taken with", ""),
     PERF_TOKENS_PER_SECOND: MetricMeaning("Training throughput over all ranks", "tokens/s"),
     PERF_STEP_SECONDS: MetricMeaning("Wall time of the training step alone", "s"),
+    PERF_DATA_SECONDS: MetricMeaning("Part of the step's wall time spent waiting for its batch", "s"),
     PERF_MFU: MetricMeaning("Model FLOPs utilisation: share of the devices' peak", "fraction"),
     TIME_TRAINING_SECONDS: MetricMeaning("Wall time spent training since the row before", "s"),
     TIME_VALIDATION_SECONDS: MetricMeaning("Wall time spent on validation since the row before", "s"),
@@ -69,6 +71,7 @@ MEANINGS: dict[str, MetricMeaning] = {
         "Scores of one domain against runs of this size and token count; more is better", "deviations"
     ),
     "data/<source>/tokens": MetricMeaning("Tokens consumed from this source", "tokens"),
+    "data/<source>/epochs": MetricMeaning("Passes over this source's training tokens so far", "epochs"),
     "validation/<domain>/loss": MetricMeaning("Mean cross-entropy on held-out text of the domain", "nats/token"),
     "validation/<domain>/bits_per_byte": MetricMeaning(
         "The same per byte of text: comparable over tokenizers", "bits/byte"
@@ -95,6 +98,11 @@ def state_figure(figure: str, *, domain: str | None = None) -> str:
 def source_tokens(source: str) -> str:
     """Name of the tokens consumed from one data source."""
     return f"data/{source}/tokens"
+
+
+def source_epochs(source: str) -> str:
+    """Name of the passes over one data source."""
+    return f"data/{source}/epochs"
 
 
 def validation_loss(domain: str) -> str:

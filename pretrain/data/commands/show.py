@@ -1,6 +1,7 @@
-"""Prints what one step was trained on: source, document and text of each sample.
+"""Prints what one step of a run was trained on: source, documents and text of each sample.
 
-python -m pretrain.data show experiment=demo --step 100
+python -m pretrain.data show runs/demo --step 100
+python -m pretrain.data show runs/demo --step 100 --rank 3
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ HELP = "print what one step was trained on"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration, as for `python -m pretrain`")
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of the run")
     parser.add_argument("--step", type=int, required=True, help="optimizer step, from 1")
+    parser.add_argument("--rank", type=int, help="what this process read; default: the whole batch")
     parser.add_argument("--characters", type=int, default=200, help="characters of each sample that are shown")
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
-    from pretrain.config.load import compose
     from pretrain.data.inspect import render, show_step
-    from pretrain.data.prepare import ensure_prepared
 
-    config = compose(options.overrides)
-    prepared = ensure_prepared(config, run_root=Path(config.run.dir), progress=print)
-    for shown in show_step(config, prepared, step=options.step):
+    for shown in show_step(options.run_directory, step=options.step, rank=options.rank):
         print(render(shown, max_characters=options.characters))
     return 0

@@ -8,6 +8,7 @@ no part of an ordinary step. The bare loop trains a second GPTModel of the same 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pretrain.checkpoint.calendar import save_steps
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import RunConfig, RunSection, TrainSection
 from pretrain.data.loader import BatchLoader
-from pretrain.data.order import SampleOrder
+from pretrain.data.order import MixtureOrder, SampleOrder, Shares
 from pretrain.data.tokens import TokenStream
 from pretrain.engine.job import Job
 from pretrain.engine.megatron.engine import MegatronEngine
@@ -97,7 +98,10 @@ def _framework(
         calendar=save_steps(config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes),
     )
     flops = flops_per_token(config.model, vocab_size=spec.vocab_size, sequence_length=config.train.sequence_length)
-    hooks = [MetricsHook(flops_per_token=flops, device_name="cpu"), SignalsHook()]
+    hooks = [
+        MetricsHook(flops_per_token=flops, device_name="cpu", epoch_tokens=dict.fromkeys(_SOURCES, 1)),
+        SignalsHook(),
+    ]
 
     def train() -> None:
         with run.tracker, _loader(config, spec.vocab_size, folder).iterate(0) as batches:
@@ -115,13 +119,15 @@ def _loader(config: RunConfig, vocab_size: int, folder: Path) -> BatchLoader:
         builder.add_document(torch.from_numpy(ids), [len(ids)])
         builder.finalize(str(folder / f"{name}.idx"))
         streams[name] = TokenStream([folder / name])
-    order = SampleOrder(
+    order = MixtureOrder(
+        [Shares(0, dict.fromkeys(_SOURCES, Fraction(1)))],
         seed=config.run.seed,
-        weights=dict.fromkeys(_SOURCES, 1.0),
         num_tokens={name: stream.num_tokens for name, stream in streams.items()},
         sequence_length=config.train.sequence_length,
     )
-    return BatchLoader(order, streams, batch_sizes=config.batch_sizes, micro_batch_size=config.train.micro_batch_size)
+    return BatchLoader(
+        SampleOrder(order), streams, batch_sizes=config.batch_sizes, micro_batch_size=config.train.micro_batch_size
+    )
 
 
 def _bare(config: RunConfig, spec: ModelSpec, engine: MegatronEngine, shape: Shape) -> BareLoop:

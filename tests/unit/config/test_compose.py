@@ -11,6 +11,7 @@ import pytest
 
 from pretrain.config.checks import check
 from pretrain.config.load import (
+    data_changes,
     compose,
     config_folder,
     config_hash,
@@ -198,7 +199,7 @@ def test_what_does_not_change_the_trajectory_does_not_change_the_identity(overri
         ),
         ("optimizer.z_loss=1e-4", "optimizer.z_loss: 0.0, now 0.0001"),
         ("precision=bf16", 'precision.compute: "fp32", now "bf16"'),
-        ("data.sources.web.weight=1", "data.sources.web.weight: 68.51, now 1.0"),
+        ("data.order=chunked", 'data.order: "mixture", now "chunked"'),
         ("~data.sources.qa", 'data.sources.qa.paths: ["bundled:qa"], now absent'),
         ("tokenizer.vocab_size=4096", "tokenizer.vocab_size: 2048, now 4096"),
     ],
@@ -207,6 +208,20 @@ def test_what_changes_the_trajectory_is_told_in_words(override: str, line: str) 
     base, changed = compose_once("experiment=demo"), compose(["experiment=demo", override])
     assert identity_hash(base) != identity_hash(changed)
     assert line in difference(base, changed)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("data.sources.web.weight=1", "data.sources.web.weight: 68.51, now 1.0"),
+        ("data.sources.web.tokens=5000", "data.sources.web.tokens: null, now 5000"),
+        ('data.skip=["8:16"]', 'data.skip: [], now ["8:16"]'),
+    ],
+)
+def test_what_may_change_on_the_way_is_no_part_of_the_identity_but_is_told(override: str, line: str) -> None:
+    base, changed = compose_once("experiment=demo"), compose(["experiment=demo", override])
+    assert identity_hash(base) == identity_hash(changed)
+    assert data_changes(base, changed) == [line]
 
 
 def test_configuration_classes_accept_no_misspelt_attribute() -> None:

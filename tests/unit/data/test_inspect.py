@@ -13,7 +13,8 @@ import pytest
 from pretrain.config.run import RunConfig
 from pretrain.data.__main__ import main
 from pretrain.data.inspect import render, show_step
-from pretrain.data.loader import BatchLoader, sample_order
+from pretrain.data.loader import BatchLoader
+from pretrain.data.run_order import sample_order
 from pretrain.data.prepare import ensure_prepared
 from pretrain.errors import DataError
 

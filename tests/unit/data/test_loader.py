@@ -10,7 +10,8 @@ import pytest
 
 from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
-from pretrain.data.loader import BatchLoader, sample_order
+from pretrain.data.loader import BatchLoader
+from pretrain.data.run_order import sample_order
 from pretrain.data.prepare import PreparedData, ensure_prepared
 from pretrain.errors import ConfigError
 from pretrain.units import Duration
