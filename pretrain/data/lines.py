@@ -14,6 +14,8 @@ from typing import IO, Any, NamedTuple
 from pretrain.data.files import InputFile, open_file
 
 _CHUNK_BYTES = 1 << 20
+# Smaller where the next one may not unpack: all of it is lost then.
+_UNPACKED_CHUNK_BYTES = 1 << 17
 # The largest window that Arrow's reader accepts; files packed with `zstd --long=28` and more have a larger one.
 _ARROW_WINDOW_BYTES = 1 << 27
 _LONGEST_FRAME_HEADER = 18
@@ -53,13 +55,15 @@ def read_lines(file: InputFile, *, start: int = 0, stop: int | None = None, max_
 
     Args:
         file: plain, `.gz` or `.zst`.
-        start: first byte; other than 0 only where `file.is_seekable_lines`.
+        start: first byte. Where lines cannot be sought (`file.is_seekable_lines`) it is 0, and `stop` does not count.
         stop: end of the range; None is the end of the file.
         max_line_bytes: longer lines are yielded without their bytes.
 
     Raises:
         Broken: damaged, torn, gone, or shorter than when it was found.
     """
+    assert start == 0 or file.is_seekable_lines, f"{file.path} is read whole, not from byte {start}"
+    stop = stop if file.is_seekable_lines else None
     number = 0
     # One byte earlier: a newline there says that a line begins at `start`.
     position = max(0, start - 1)
@@ -76,7 +80,7 @@ def read_lines(file: InputFile, *, start: int = 0, stop: int | None = None, max_
 
 
 def read_chunks(file: InputFile, *, start: int = 0) -> Iterator[bytes]:
-    """Unpacked bytes of a file, from an offset of plain ones, about a megabyte at a time however well it is packed.
+    """Unpacked bytes of a file, from an offset of plain ones, at most a megabyte at a time however well it is packed.
 
     Raises:
         Broken: as `read_lines`.
@@ -112,7 +116,7 @@ def _plain_chunks(stream: IO[bytes], file: InputFile, *, start: int) -> Iterator
 def _unpacked(stream: Any, file: InputFile) -> Iterator[bytes]:
     if file.size == 0:
         raise EOFError("it has no bytes, not even a header")
-    while chunk := stream.read(_CHUNK_BYTES):
+    while chunk := stream.read(_UNPACKED_CHUNK_BYTES):
         yield chunk
 
 

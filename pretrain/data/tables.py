@@ -30,7 +30,13 @@ from pretrain.data.records import (
 _BATCH_BYTES = 1 << 20
 _MOST_BATCH_ROWS = 256
 _STREAM_BUFFER_BYTES = 1 << 20
-_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+_TEXT_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 
 
 def count_rows(path: str, form: str) -> int | None:
@@ -154,6 +160,8 @@ def _record_batches(path: str, opened: contextlib.ExitStack) -> Iterator[pa.Reco
 
 def _values(batch: pa.RecordBatch, text_key: str) -> tuple[list[Any], list[Any]]:
     column = batch.column(batch.schema.get_field_index(text_key))
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     # As bytes, which are not checked: one row that is not UTF-8 would make the whole column unreadable.
     texts = column.cast(pa.large_binary()).to_pylist()
     if not _has_split(batch.schema):
@@ -171,6 +179,7 @@ def _check_column(schema: pa.Schema, text_key: str) -> None:
             "the column that holds the text.",
         )
     kind = schema.field(text_key).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not any(is_text(kind) for is_text in _TEXT_TYPES):
         raise Unfit("not_text", f"column {text_key!r} holds {kind}, not strings. Set data.text_key.")
 
