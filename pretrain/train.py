@@ -229,9 +229,10 @@ def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
     """In the order they act at a save: measure, save, probe."""
     config, sources = parts.config, parts.data.sources
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    held_out = {name: source for name, source in sources.items() if len(source.validation_tokens)}
     validation = ValidationHook(
-        {name: source.validation_tokens for name, source in sources.items()},
-        {name: source.validation_token_bytes for name, source in sources.items()},
+        {name: source.validation_tokens for name, source in held_out.items()},
+        {name: source.validation_token_bytes for name, source in held_out.items()},
         sequence_length=config.train.sequence_length,
         tokens_per_row=config.probe.tokens_per_row,
     )
@@ -239,7 +240,7 @@ def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
         MetricsHook(flops_per_token=parts.flops, device_name=device, epoch_tokens=order.epoch_tokens),
         *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
-        validation,
+        *([validation] if held_out else []),
         CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),
     ]
     if config.probe.mode != "off":

@@ -161,14 +161,14 @@ class MixtureOrder:
         return SampleLocations(source, epoch, window, window * self.sequence_length)
 
     def drawn_before(self, index: int) -> dict[str, int]:
-        """Samples that each source has given among the first `index`."""
+        """Samples that each source has given among the first `index`; sources that gave none are left out."""
         at = max(0, bisect_right(self._shares, index - 1, key=lambda one: one.first) - 1)
         drawn = dict(self._shares[at].drawn)
         mixture = self._mixtures[at]
         counts = mixture.counts_before(index - self._shares[at].first).tolist()
         for name, count in zip(mixture.sources, counts, strict=True):
             drawn[name] = drawn.get(name, 0) + count
-        return drawn
+        return {name: count for name, count in drawn.items() if count}
 
 
 class SequentialOrder:

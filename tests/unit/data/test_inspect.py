@@ -1,46 +1,58 @@
-"""What `python -m pretrain.data` says of a step and of a folder."""
+"""What `python -m pretrain.data show` says of a step, against the batches that ranks read."""
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pretrain.config.load import to_yaml
 from pretrain.config.run import RunConfig
 from pretrain.data.__main__ import main
 from pretrain.data.inspect import render, show_step
 from pretrain.data.loader import BatchLoader
-from pretrain.data.run_order import sample_order
-from pretrain.data.prepare import ensure_prepared
-from pretrain.errors import DataError
+from pretrain.data.prepare import PreparedData, ensure_prepared
+from pretrain.data.run_order import RunOrder, begin, sample_order, write_order
+from pretrain.errors import ConfigError, DataError
+
+WORLD_SIZE = 4
 
 
 @pytest.fixture
-def composed(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Makes `pretrain.config.load.compose` answer with the test's configuration; holds what it was asked."""
-    asked: list[list[str]] = []
-
-    def compose(overrides: list[str]) -> RunConfig:
-        asked.append(list(overrides))
-        return config
-
-    module = types.ModuleType("pretrain.config.load")
-    module.compose = compose  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pretrain.config.load", module)
-    return asked
+def prepared(config: RunConfig) -> PreparedData:
+    return ensure_prepared(config, run_root=Path(config.run.dir))
 
 
-def test_a_step_shows_the_samples_it_trained_on(config: RunConfig) -> None:
-    prepared = ensure_prepared(config, run_root=Path(config.run.dir))
+@pytest.fixture
+def run(config: RunConfig, prepared: PreparedData, tmp_path: Path) -> Path:
+    """The directory of a run of four processes, two of them data-parallel, as it is when the run has started."""
+    config.parallel.tensor, config.data.skip = 2, ["20:29"]
+    directory = tmp_path / "a_run"
+    directory.mkdir()
+    (directory / "config.yaml").write_text(to_yaml(config))
+    write_order(directory, RunOrder(begin(config, prepared), str(prepared.directory), WORLD_SIZE, []))
+    return directory
+
+
+def read(config: RunConfig, prepared: PreparedData, *, rank: int, size: int) -> np.ndarray:
     streams = {name: source.train for name, source in prepared.sources.items()}
-    loader = BatchLoader(sample_order(config, prepared), streams, batch_sizes=config.batch_sizes, micro_batch_size=8)
-    rows = loader.batch(16).tokens_MBT[0]
-    shown = list(show_step(config, prepared, step=3))
+    loader = BatchLoader(
+        sample_order(config, prepared),
+        streams,
+        batch_sizes=config.batch_sizes,
+        micro_batch_size=config.train.micro_batch_size,
+        dp_rank=rank,
+        dp_size=size,
+    )
+    return loader.batch(16).tokens_MBT.reshape(-1, 33)
+
+
+def test_a_step_shows_the_samples_it_trained_on(config: RunConfig, prepared: PreparedData, run: Path) -> None:
+    rows = read(config, prepared, rank=0, size=1)
+    shown = list(show_step(run, step=3))
     assert [s.sample for s in shown] == list(range(16, 24))
+    assert [(s.rank, s.microbatch) for s in shown] == [(0, 0), (0, 0), (1, 0), (1, 0), (0, 1), (0, 1), (1, 1), (1, 1)]
     for one, row in zip(shown, rows, strict=True):
         assert one.text == prepared.tokenizer.decode(row)
         assert one.documents[0].start <= one.start < one.documents[0].stop
@@ -49,32 +61,32 @@ def test_a_step_shows_the_samples_it_trained_on(config: RunConfig) -> None:
         assert f"sample {one.sample}: {one.source}" in render(one)
 
 
-def test_there_is_no_step_zero(config: RunConfig) -> None:
-    prepared = ensure_prepared(config, run_root=Path(config.run.dir))
-    with pytest.raises(DataError, match="the first one is 1"):
-        list(show_step(config, prepared, step=0))
+@pytest.mark.parametrize("rank", range(WORLD_SIZE))
+def test_a_process_shows_what_it_read_itself(config: RunConfig, prepared: PreparedData, run: Path, rank: int) -> None:
+    rows = read(config, prepared, rank=rank // 2, size=2)
+    assert [s.text for s in show_step(run, step=3, rank=rank)] == [prepared.tokenizer.decode(row) for row in rows]
 
 
-def test_prepare_and_show_print_what_there_is(composed: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "experiment=demo", "run.seed=1"]) == 0
-    out = capsys.readouterr().out
-    assert "tokenising prose" in out and "complete" in out and "prose            train" in out
-    assert main(["show", "experiment=demo", "--step", "2", "~track"]) == 0
+def test_steps_and_ranks_that_are_none_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--step 0 is not a step of .*1 to 10"):
+        list(show_step(run, step=0))
+    with pytest.raises(DataError, match=r"--rank 4 is not a rank of .*0 to 3"):
+        list(show_step(run, step=1, rank=4))
+    with pytest.raises(ConfigError, match="cannot be read as a configuration"):
+        list(show_step(tmp_path / "nowhere", step=1))
+
+
+def test_the_command_prints_a_batch(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run), "--step", "2"]) == 0
     assert capsys.readouterr().out.count("sample ") == 8
-    assert composed == [["experiment=demo", "run.seed=1"], ["experiment=demo", "~track"]]
-
-
-def test_an_error_is_printed_without_traceback_and_sets_the_exit_status(
-    composed: list[list[str]], config: RunConfig, capsys: pytest.CaptureFixture[str], write_jsonl: Callable
-) -> None:
-    config.data.sources["code"].paths = ["nowhere.jsonl"]
-    assert main(["prepare"]) == 1
-    assert "data.sources.code.paths lists 'nowhere.jsonl'" in capsys.readouterr().err
-    config.data.sources = {}
-    assert main(["show", "--step", "1"]) == 2
+    assert main(["show", str(run), "--step", "2", "--rank", "1", "--characters", "5"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("sample ") == 4 and "…'" in out
+    assert main(["show", str(run), "--step", "11"]) == 1
+    assert "--step 11 is not a step" in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["prepare", "--stepp", "3"])
+        main(["show", "somewhere", "--step", "1", "--stepp", "3"])
     assert "--stepp" in capsys.readouterr().err
