@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
@@ -14,11 +15,10 @@ import numpy as np
 
 from pretrain.batch_size import BatchSizes
 from pretrain.data.order import SampleLocations, SampleOrder
-from pretrain.data.tokens import TokenStream
+from pretrain.data.tokens import TokenStream, read_ends, read_windows
 from pretrain.engine.base import Batch
-from pretrain.errors import ConfigError
+from pretrain.errors import ConfigError, DataError
 
-_BATCHES_AHEAD = 2
 _LOCATED_AT_ONCE = 1024
 """Samples whose places are looked up together: for few at a time numpy's calls would cost more than its work."""
 
@@ -39,6 +39,8 @@ class BatchLoader:
         micro_batch_size: int,
         dp_rank: int = 0,
         dp_size: int = 1,
+        vocab_size: int | None = None,
+        document_mask: bool = False,
     ) -> None:
         """Reads nothing yet.
 
@@ -49,6 +51,8 @@ class BatchLoader:
             micro_batch_size: sequences per rank and microbatch.
             dp_rank: this data-parallel rank.
             dp_size: number of data-parallel ranks.
+            vocab_size: ids from this on are an error; None checks none.
+            document_mask: also say where documents end (`Batch.ends_MBS`).
 
         Raises:
             ConfigError: a global batch is not a whole number of microbatches on every rank.
@@ -67,6 +71,7 @@ class BatchLoader:
         self._order = order
         self._streams = [streams[name] for name in order.sources]
         self._batch_sizes = batch_sizes
+        self._vocab_size, self._document_mask = vocab_size, document_mask
         self._located: tuple[int, SampleLocations] | None = None  # first sample, places from there on
         # Of each batch size, the places in the global batch that are this rank's.
         self._slots_MB = {
@@ -74,39 +79,77 @@ class BatchLoader:
         }
 
     def batch(self, first_sample: int) -> Batch:
-        """This rank's share of the global batch that starts at a sample index; a pure function of the index."""
+        """This rank's share of the global batch that starts at a sample index; a pure function of the index.
+
+        Raises:
+            DataError: a shard is missing, torn or changed, or holds an id outside the vocabulary.
+        """
         order, length = self._order, self._order.sequence_length
         num_samples = self._batch_sizes.at_sample(first_sample)
         found, slots_MB = self._locate(first_sample, num_samples), self._slots_MB[num_samples]
+        slots = slots_MB.reshape(-1)
+        source, start = found.source[slots], found.start[slots]
         tokens_MBT = np.empty((*slots_MB.shape, length + 1), dtype=np.int32)
         rows = tokens_MBT.reshape(-1, length + 1)
-        for row, slot in zip(rows, slots_MB.flat, strict=True):
-            row[:] = self._streams[found.source[slot]].window(int(found.start[slot]), length + 1)
+        read_windows(self._streams, source, start, rows)
+        # Read as unsigned, a negative id is a large one: one pass finds both.
+        vocab_size = self._vocab_size
+        if vocab_size is not None and rows.view(np.uint32).max() >= vocab_size:
+            is_bad = (rows < 0) | (rows >= vocab_size)
+            row, column = divmod(int(is_bad.argmax()), rows.shape[1])
+            place = self._streams[source[row]].place(int(start[row]) + column)
+            raise DataError(
+                f"{place.path}, byte {place.offset}: token id {rows[row, column]} is outside the vocabulary of "
+                f"{vocab_size} (0 to {vocab_size - 1}); it is token {column} of sample {first_sample + slots[row]}, "
+                f"source {order.sources[source[row]]}; {int(is_bad.sum())} such ids in this rank's share of the batch. "
+                "The file is damaged or was made with another tokenizer: compare tokenizer.path with the one it was "
+                "prepared with, check the folder with `python -m pretrain.data check`, or prepare it anew."
+            )
+        ends_MBS = None
+        if self._document_mask:
+            ends_MBS = np.empty((*slots_MB.shape, length), dtype=np.int32)
+            read_ends(self._streams, source, start, ends_MBS.reshape(-1, length))
         samples = np.bincount(found.source, minlength=len(order.sources))
         source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
-        return Batch(tokens_MBT, first_sample, num_samples, source_tokens)
+        return Batch(tokens_MBT, first_sample, num_samples, source_tokens, ends_MBS)
 
     def _locate(self, first_sample: int, count: int) -> SampleLocations:
-        start, known = self._located or (0, None)
-        at = first_sample - start
+        first, known = self._located or (0, None)
+        at = first_sample - first
         if known is None or not 0 <= at <= len(known.source) - count:
-            start, at, known = first_sample, 0, self._order.locate(first_sample, max(count, _LOCATED_AT_ONCE))
-            self._located = start, known
+            first, at, known = first_sample, 0, self._order.locate(first_sample, max(count, _LOCATED_AT_ONCE))
+            self._located = first, known
         part = slice(at, at + count)
         return SampleLocations(known.source[part], known.epoch[part], known.window[part], known.start[part])
 
-    def iterate(self, first_sample: int) -> BatchIterator:
-        """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`."""
-        return BatchIterator(self, first_sample=first_sample)
+    def iterate(self, first_sample: int, *, read_ahead: int = 2) -> BatchIterator:
+        """Endless batches from a sample index on, read ahead by one thread. Close it, or use it in `with`.
+
+        Args:
+            first_sample: index of the first batch's first sample.
+            read_ahead: batches read before they are asked for, at least 1.
+        """
+        return BatchIterator(self, first_sample=first_sample, read_ahead=read_ahead)
 
 
 class BatchIterator(Iterator[Batch]):
-    """Batches in order, two of them read ahead. An error of the reading thread is raised by `next`."""
+    """Batches in order, some of them read ahead. An error of the reading thread is raised by `next`.
 
-    def __init__(self, loader: BatchLoader, *, first_sample: int) -> None:
+    Args:
+        loader: reads the batches.
+        first_sample: index of the first batch's first sample.
+        read_ahead: batches read before they are asked for, at least 1.
+
+    Attributes:
+        waited_seconds: how long `next` waited for the last batch; 0.0 before the first.
+    """
+
+    def __init__(self, loader: BatchLoader, *, first_sample: int, read_ahead: int = 2) -> None:
+        self.waited_seconds = 0.0
         self._loader = loader
         self._next_sample = first_sample
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
+        # The reading thread holds a batch of its own while the queue is full.
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(max(1, read_ahead - 1))
         self._closed = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._read, name="batch-reader", daemon=True)
@@ -122,7 +165,9 @@ class BatchIterator(Iterator[Batch]):
             raise self._error
         if self._closed.is_set():
             raise StopIteration
+        started = time.perf_counter()
         item = self._queue.get()
+        self.waited_seconds = time.perf_counter() - started
         if isinstance(item, BaseException):
             self._error = item
             raise item

@@ -1,24 +1,40 @@
-"""Token shards on disk as one stream: memory-mapped `.bin/.idx` pairs in Megatron-core's format.
+"""Token shards laid end to end as one stream, read by window; `.bin/.idx` pairs in Megatron-core's format.
 
-Reads the index header itself, because importing Megatron to open a file takes seconds and its own reader
-notices a torn file only when it is too late. Writing is `shards.py`'s business.
+Any number of shards: one that nobody reads is never opened. Reads many windows of many streams together, which is what
+a batch wants. Where the bytes come from is `local_shard.py`'s and `remote_shard.py`'s business, what an index says
+`shard_index.py`'s; writing is not done here.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pretrain.data.files import is_remote
+from pretrain.data.local_shard import LocalFile
+from pretrain.data.remote_shard import INDEXES, RemoteFile, pool, read_ranges
+from pretrain.data.shard_index import IndexHeader, ShardIndex, read_header
 from pretrain.errors import DataError
 
-# Layout: megatron/core/datasets/indexed_dataset.py, _IndexWriter.
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQQ")
-_DTYPES: dict[int, np.dtype] = {4: np.dtype(np.int32), 5: np.dtype(np.int64), 8: np.dtype(np.uint16)}
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard as a manifest knows it, so that nothing needs to be opened to know the stream's size.
+
+    Attributes:
+        prefix: local path or fsspec address, without `.bin`/`.idx`.
+        dtype: of a token, as numpy names it.
+        documents: documents it holds.
+        tokens: tokens it holds.
+    """
+
+    prefix: str
+    dtype: str
+    documents: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,136 +54,284 @@ class DocumentSpan:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class TokenPlace:
+    """Where a token is stored.
+
+    Attributes:
+        path: path or address of the `.bin` file.
+        offset: of its first byte.
+    """
+
+    path: str
+    offset: int
+
+
+_Piece = tuple[int, int, int, int]
+"""Row and column of the output, first token in the shard, number of tokens."""
+
+
 class _Shard:
-    """One `.bin/.idx` pair, mapped."""
+    """One `.bin/.idx` pair."""
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
-        idx_path, bin_path = prefix.with_name(prefix.name + ".idx"), prefix.with_name(prefix.name + ".bin")
-        dtype, num_sequences, num_documents = _read_header(idx_path)
-        index = np.memmap(idx_path, mode="r", dtype=np.uint8)
-        offset = _HEADER.size
-        self.lengths = index[offset : offset + 4 * num_sequences].view(np.int32)
-        offset += 4 * num_sequences
-        self.pointers = index[offset : offset + 8 * num_sequences].view(np.int64)
-        offset += 8 * num_sequences
-        self.documents = index[offset : offset + 8 * num_documents].view(np.int64)
-        self.itemsize = dtype.itemsize
-        num_bytes = int(self.pointers[-1]) + int(self.lengths[-1]) * self.itemsize if num_sequences else 0
-        found = _size(bin_path)
-        if found != num_bytes:
+    __slots__ = ("_header", "_known", "bin", "idx", "prefix")
+
+    def __init__(self, shard: ShardFile | str | Path) -> None:
+        self._known = shard if isinstance(shard, ShardFile) else None
+        self.prefix = shard.prefix if isinstance(shard, ShardFile) else str(shard)
+        self._header: IndexHeader | None = None
+        self.bin: LocalFile | RemoteFile | None = None
+        self.idx: LocalFile | RemoteFile | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._header is not None
+
+    @property
+    def num_tokens(self) -> int:
+        return self._known.tokens if self._known else self.open().num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        return self._known.documents if self._known else self.open().num_documents
+
+    def open(self) -> IndexHeader:
+        """Checks header and sizes at the first use; from then on says what it found."""
+        if self._header is not None:
+            return self._header
+        kind = RemoteFile if is_remote(self.prefix) else LocalFile
+        idx, bin_file = kind(f"{self.prefix}.idx"), kind(f"{self.prefix}.bin")
+        header, found = read_header(idx), bin_file.size()
+        if found != header.num_bytes:
             raise DataError(
-                f"{bin_path} is torn: it ends at byte {found}, its index needs {num_bytes}. Copy it again, or delete "
-                f"the folder {bin_path.parent} to have it prepared anew."
+                f"{bin_file.path} is torn: it ends at byte {found}, its index needs {header.num_bytes}. Copy it again, "
+                f"or delete the folder {self.prefix.rpartition('/')[0]} to have it prepared anew."
             )
-        self.num_tokens = num_bytes // self.itemsize
-        empty = np.empty(0, dtype=dtype)
-        self.tokens: np.ndarray = np.memmap(bin_path, mode="r", dtype=dtype) if num_bytes else empty
+        known = self._known
+        if known and (header.dtype, header.num_documents, header.num_tokens) != (
+            np.dtype(known.dtype), known.documents, known.tokens,
+        ):  # fmt: skip
+            raise DataError(
+                f"{idx.path} holds {header.num_documents} documents of {header.num_tokens} tokens ({header.dtype}); "
+                f"the manifest has {known.documents} of {known.tokens} ({known.dtype}): the file belongs to another "
+                "preparation. Copy the folder again, or delete it to have it prepared anew."
+            )
+        self.idx, self.bin, self._header = idx, bin_file, header
+        return header
 
-    def document(self, position: int) -> tuple[int, int, int]:
-        """Number, start and stop (in tokens of the shard) of the document that holds a position."""
-        sequence = int(np.searchsorted(self.pointers, position * self.itemsize, side="right")) - 1
-        number = int(np.searchsorted(self.documents, sequence, side="right")) - 1
-        return number, self._start(number), self._start(number + 1)
+    def index(self) -> ShardIndex:
+        header = self.open()
+        assert self.idx is not None, "an open shard has its files"
+        return ShardIndex(INDEXES.get(self.idx) if isinstance(self.idx, RemoteFile) else self.idx, header)
 
-    def _start(self, number: int) -> int:
-        sequence = int(self.documents[number])
-        return int(self.pointers[sequence]) // self.itemsize if sequence < len(self.pointers) else self.num_tokens
+    def read_local(self, pieces: Sequence[_Piece], out_NT: np.ndarray) -> None:
+        """Fills parts of rows by one read each: of int32 in place, of other types by way of one buffer."""
+        header = self.open()
+        assert isinstance(self.bin, LocalFile)
+        itemsize = header.dtype.itemsize
+        if header.dtype == out_NT.dtype:
+            whole = out_NT.data.cast("B")
+            width = out_NT.shape[1]
+            places = [(row * width + column) * itemsize for row, column, _, _ in pieces]
+        else:
+            ends = np.cumsum([count for *_, count in pieces])
+            buffer = np.empty(int(ends[-1]), dtype=header.dtype)
+            whole = buffer.data.cast("B")
+            places = [(int(end) - piece[3]) * itemsize for end, piece in zip(ends, pieces, strict=True)]
+        self.bin.read_into(
+            [
+                (first * itemsize, whole[place : place + count * itemsize])
+                for place, (_, _, first, count) in zip(places, pieces, strict=True)
+            ]
+        )
+        if header.dtype != out_NT.dtype:
+            _spread(buffer, pieces, out_NT)
+
+
+def _spread(buffer: np.ndarray, pieces: Sequence[_Piece], out_NT: np.ndarray) -> None:
+    done = 0
+    for row, column, _, count in pieces:
+        out_NT[row, column : column + count] = buffer[done : done + count]
+        done += count
 
 
 class TokenStream:
-    """Shards laid end to end. Cheap to open (headers and sizes are checked, tokens not read), safe to share.
+    """Shards laid end to end; safe to share by threads.
 
     Attributes:
         num_tokens: tokens of all shards.
         num_documents: documents of all shards.
     """
 
-    def __init__(self, prefixes: Sequence[str | Path]) -> None:
-        """Maps the shards.
+    def __init__(self, shards: Sequence[ShardFile | str | Path]) -> None:
+        """Opens no `ShardFile` until it is used; of a path, header and sizes are read now.
 
         Args:
-            prefixes: paths without `.bin`/`.idx`, in stream order; none is an empty stream.
+            shards: in stream order; paths and addresses are without `.bin`/`.idx`. None is an empty stream.
 
         Raises:
-            DataError: a file is missing, is not Megatron's format, or is torn.
+            DataError: a file is missing, is not Megatron's format, is torn, or (when first used) is not the shard that
+                the manifest describes.
         """
-        self._shards = [_Shard(Path(prefix)) for prefix in prefixes]
+        self._shards = [_Shard(shard) for shard in shards]
         self._starts = np.cumsum([0, *(shard.num_tokens for shard in self._shards)])
         self.num_tokens = int(self._starts[-1])
-        self.num_documents = sum(max(0, len(shard.documents) - 1) for shard in self._shards)
+        self.num_documents = sum(shard.num_documents for shard in self._shards)
 
     def window(self, start: int, length: int) -> np.ndarray:
         """Tokens [start, start + length) as a new int32 array.
 
         Raises:
             IndexError: the window is not within the stream.
+            DataError: as `read_windows`.
         """
-        stop = start + length
-        if not 0 <= start <= stop <= self.num_tokens:
-            raise IndexError(f"window [{start}, {stop}) is outside a stream of {self.num_tokens} tokens")
-        out = np.empty(length, dtype=np.int32)
-        first = self._shard_of(start) if length else len(self._shards)
-        for shard, begin in zip(self._shards[first:], self._starts[first:], strict=False):
-            if begin >= stop:
-                break
-            low, high = max(start, int(begin)), min(stop, int(begin) + shard.num_tokens)
-            out[low - start : high - start] = shard.tokens[low - begin : high - begin]
-        return out
+        out = np.empty((1, max(length, 0)), dtype=np.int32)
+        self._check(start, start + length)
+        read_windows([self], np.zeros(1, dtype=np.int64), np.array([start], dtype=np.int64), out)
+        return out[0]
+
+    def place(self, position: int) -> TokenPlace:
+        """Where the token at a stream position is stored.
+
+        Raises:
+            IndexError: the position is not within the stream.
+        """
+        shard, begin = self._shard_at(position)
+        return TokenPlace(f"{shard.prefix}.bin", (position - begin) * shard.open().dtype.itemsize)
 
     def document(self, position: int) -> DocumentSpan:
         """The document that holds the token at a stream position.
 
         Raises:
             IndexError: the position is not within the stream.
+            DataError: the index cannot be read or changed.
         """
-        if not 0 <= position < self.num_tokens:
-            raise IndexError(f"position {position} is outside a stream of {self.num_tokens} tokens")
-        number = self._shard_of(position)
-        shard, begin = self._shards[number], int(self._starts[number])
-        index, start, stop = shard.document(position - begin)
-        return DocumentSpan(shard.prefix, index, begin + start, begin + stop)
+        shard, begin = self._shard_at(position)
+        index, start, stop = shard.index().document(position - begin)
+        return DocumentSpan(Path(shard.prefix), index, begin + start, begin + stop)
 
     def document_starts(self, start: int, stop: int) -> np.ndarray:
-        """Positions in [start, stop) at which a document begins, int64, ascending."""
+        """Positions in [start, stop) at which a document begins, int64, ascending.
+
+        Raises:
+            DataError: the index cannot be read or changed.
+        """
         found = [np.empty(0, dtype=np.int64)]
-        for shard, begin in zip(self._shards, self._starts, strict=False):
-            if begin < stop and begin + shard.num_tokens > start:
-                starts = shard.pointers[shard.documents[:-1]] // shard.itemsize + begin
-                found.append(starts[(starts >= start) & (starts < stop)])
+        for shard, begin in self._shards_in(start, stop):
+            low, high = max(start - begin, 0), min(stop - begin, shard.num_tokens)
+            found.append(shard.index().starts(low, high) + begin)
         return np.concatenate(found)
 
-    def _shard_of(self, position: int) -> int:
-        return int(np.searchsorted(self._starts, position, side="right")) - 1
+    def pieces(self, rows: Sequence[int], starts: np.ndarray, length: int) -> dict[_Shard, list[_Piece]]:
+        """What windows of one length need of which shard.
+
+        Args:
+            rows: index of each window's row in the output.
+            starts: int64, stream position of each window's first token.
+            length: tokens of each.
+
+        Raises:
+            IndexError: a window is not within the stream.
+        """
+        found: dict[_Shard, list[_Piece]] = {}
+        if not len(starts):
+            return found
+        self._check(int(starts.min()), int(starts.max()) + length)
+        if not length:
+            return found
+        begins, ends = self._starts[:-1], self._starts[1:]
+        numbers = np.searchsorted(begins, starts, side="right") - 1
+        inside = (starts - begins[numbers]).tolist()
+        is_whole = (starts + length <= ends[numbers]).tolist()
+        for row, number, first, whole, start in zip(
+            rows, numbers.tolist(), inside, is_whole, starts.tolist(), strict=True
+        ):
+            if whole:
+                found.setdefault(self._shards[number], []).append((row, 0, first, length))
+                continue
+            for shard, begin in self._shards_in(start, start + length):
+                low, high = max(start, begin), min(start + length, begin + shard.num_tokens)
+                found.setdefault(shard, []).append((row, low - start, low - begin, high - low))
+        return found
+
+    def _shards_in(self, start: int, stop: int) -> list[tuple[_Shard, int]]:
+        """Shards that hold any of [start, stop), and where each begins."""
+        first = max(0, int(np.searchsorted(self._starts, start, side="right")) - 1)
+        last = int(np.searchsorted(self._starts[:-1], stop, side="left"))
+        begins = self._starts[first:last].tolist()
+        return [(s, b) for s, b in zip(self._shards[first:last], begins, strict=True) if s.num_tokens]
+
+    def _shard_at(self, position: int) -> tuple[_Shard, int]:
+        if not 0 <= position < self.num_tokens:
+            raise IndexError(f"position {position} is outside a stream of {self.num_tokens} tokens")
+        number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self._shards[number], int(self._starts[number])
+
+    def _check(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"window [{start}, {stop}) is outside a stream of {self.num_tokens} tokens")
 
 
-def _read_header(path: Path) -> tuple[np.dtype, int, int]:
-    """Token type, number of sequences and of document boundaries, after checking the file's size."""
-    size = _size(path)
-    with path.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise DataError(
-            f"{path} is not an index of Megatron's format: offset 0 of {size} bytes does not hold its {_HEADER.size} "
-            "byte header. Delete the folder to have it prepared anew."
-        )
-    _, version, code, num_sequences, num_documents = _HEADER.unpack(header)
-    if version != 1 or code not in _DTYPES:
-        raise DataError(
-            f"{path}, offset 9: version {version} with token type {code} is not supported; version 1 with types "
-            f"{', '.join(f'{key} ({value})' for key, value in _DTYPES.items())} is."
-        )
-    needed = _HEADER.size + 12 * num_sequences + 8 * num_documents
-    if size < needed:
-        raise DataError(
-            f"{path} is torn: it ends at byte {size}, its header needs {needed} ({num_sequences} sequences, "
-            f"{num_documents} document boundaries). Copy it again or have it prepared anew."
-        )
-    return _DTYPES[code], num_sequences, num_documents
+def read_windows(streams: Sequence[TokenStream], source_N: np.ndarray, start_N: np.ndarray, out_NT: np.ndarray) -> None:
+    """Fills rows with windows of several streams: one read each where they are local, all at once where they are not.
+
+    Args:
+        streams: the streams.
+        source_N: int64, index of each row's stream.
+        start_N: int64, stream position of each row's first token.
+        out_NT: int32, contiguous; filled with the tokens.
+
+    Raises:
+        IndexError: a window is not within its stream.
+        DataError: a file is missing, torn, short or changed during the run; named with the byte offset.
+    """
+    length = out_NT.shape[1]
+    wanted: dict[_Shard, list[_Piece]] = {}
+    for index, stream in enumerate(streams):
+        rows = np.flatnonzero(source_N == index)
+        wanted |= stream.pieces(rows.tolist(), start_N[rows], length)
+    remote = {shard: pieces for shard, pieces in wanted.items() if is_remote(shard.prefix)}
+    for shard, pieces in wanted.items():
+        if shard not in remote:
+            shard.read_local(pieces, out_NT)
+    if remote:
+        _read_remote(remote, out_NT)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); the prepared data is incomplete.") from None
+def _read_remote(wanted: dict[_Shard, list[_Piece]], out_NT: np.ndarray) -> None:
+    list(pool().map(_Shard.open, [shard for shard in wanted if not shard.is_open]))
+    ranges: list[tuple[RemoteFile, int, int]] = []
+    targets: list[tuple[np.dtype, _Piece]] = []
+    for shard, pieces in wanted.items():
+        dtype = shard.open().dtype
+        assert isinstance(shard.bin, RemoteFile)
+        for piece in pieces:
+            _, _, first, count = piece
+            ranges.append((shard.bin, first * dtype.itemsize, count * dtype.itemsize))
+            targets.append((dtype, piece))
+    for (dtype, piece), content in zip(targets, read_ranges(ranges), strict=True):
+        _spread(np.frombuffer(content, dtype=dtype), [piece], out_NT)
+
+
+def read_ends(streams: Sequence[TokenStream], source_N: np.ndarray, start_N: np.ndarray, out_NS: np.ndarray) -> None:
+    """Fills rows with where each token's document ends within its window.
+
+    Args:
+        streams: the streams.
+        source_N: int64, index of each row's stream.
+        start_N: int64, stream position of each row's first token.
+        out_NS: int32; filled with the index in the window, at most S, one past the last token of the same document.
+
+    Raises:
+        DataError: an index cannot be read or changed.
+    """
+    length = out_NS.shape[1]
+    remote: dict[_Shard, None] = {}
+    for index, stream in enumerate(streams):
+        rows = np.flatnonzero(source_N == index)
+        remote |= {s: None for s in stream.pieces(rows.tolist(), start_N[rows], length) if is_remote(s.prefix)}
+    if remote:
+        list(pool().map(_Shard.index, remote))  # their indexes, fetched at once
+    for row, source, start in zip(out_NS, source_N.tolist(), start_N.tolist(), strict=True):
+        bounds = np.append(streams[source].document_starts(start + 1, start + length) - start, length)
+        row[:] = np.repeat(bounds, np.diff(bounds, prepend=0))

@@ -29,12 +29,16 @@ class Batch:
         first_sample: index in the run's sample order of the global batch's first sequence.
         num_samples: sequences of the global batch, over all ranks.
         source_tokens: tokens per source of the global batch, over all ranks.
+        ends_MBS: int32 [num_microbatches, micro_batch_size, sequence_length], index one past the last position that
+            sees this one: key k is visible to query q when k <= q < ends[k]. None: every position sees all before it.
+            The loss is over all targets all the same: a document's last token is trained to end it.
     """
 
     tokens_MBT: np.ndarray
     first_sample: int
     num_samples: int
     source_tokens: dict[str, int]
+    ends_MBS: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
