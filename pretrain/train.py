@@ -28,11 +28,13 @@ from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.order import SampleOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared, open_prepared
 from pretrain.data.run_order import (
+    ORDER_NAME,
     OrderHistory,
     RunOrder,
     begin,
     chunk_ends,
     go_on,
+    read_order,
     sample_order,
     write_order,
 )
@@ -105,7 +107,7 @@ class _Parts:
 
 def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     directory = job.once(lambda: claim(config))
-    data = _prepare_data(config, job)
+    data = _prepare_data(config, job, directory)
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
     job.once(lambda: _keep_records(engine, directory))
@@ -149,11 +151,17 @@ def _keep_records(engine: Engine, directory: Path) -> None:
         (directory / name).write_text(text)
 
 
-def _prepare_data(config: RunConfig, job: Job) -> PreparedData:
-    """Rank 0 prepares what is not there yet; every rank opens it."""
-    root = Path(config.run.dir)
-    folder = job.once(lambda: ensure_prepared(config, run_root=root, progress=_say).directory)
-    return open_prepared(config, directory=folder)
+def _prepare_data(config: RunConfig, job: Job, directory: Path) -> PreparedData:
+    """Rank 0 prepares what is not there yet; every rank opens it. A run goes on with what it was begun with."""
+
+    def prepare() -> Path:
+        if config.data.prepared_dir is None and (directory / ORDER_NAME).exists():
+            used = Path(read_order(directory).prepared)
+            if used.exists():
+                return used
+        return ensure_prepared(config, run_root=Path(config.run.dir), progress=_say).directory
+
+    return open_prepared(config, directory=job.once(prepare))
 
 
 def _order_history(parts: _Parts, state: RunState) -> tuple[OrderHistory, list[str]]:
