@@ -25,6 +25,7 @@ from pretrain.engine.sharded.dynamics import Observer
 from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
+from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
 
 
@@ -73,9 +74,9 @@ class DeepSpeedEngine:
         tokens = batch.num_samples * self._config.train.sequence_length
         totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         with observer.activations() if observer else contextlib.nullcontext():
-            for is_last, inputs in self._microbatches(batch):
+            for is_last, inputs, mask in self._microbatches(batch):
                 self._deepspeed.set_gradient_accumulation_boundary(is_last)
-                totals += self._forward_backward(inputs, tokens)
+                totals += self._forward_backward(inputs, mask, tokens)
                 if not is_last:
                     self._deepspeed.step()  # counts microbatches
         if self._replicas > 1:
@@ -152,16 +153,20 @@ class DeepSpeedEngine:
         self._deepspeed.destroy()
         groups.stop()
 
-    def _microbatches(self, batch: Batch) -> Iterator[tuple[bool, torch.Tensor]]:
-        """(whether it is the step's last, int64 [B, S + 1])."""
+    def _microbatches(self, batch: Batch) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor | None]]:
+        """(whether it is the step's last, int64 [B, S + 1], mask)."""
         tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
+        dtype = next(self._model.parameters()).dtype
         for index, tokens_BT in enumerate(tokens_MBT):
-            yield index == len(tokens_MBT) - 1, tokens_BT
+            mask = None
+            if batch.ends_MBS is not None:
+                mask = document_mask(torch.from_numpy(batch.ends_MBS[index]).to(self._device), dtype=dtype)
+            yield index == len(tokens_MBT) - 1, tokens_BT, mask
 
-    def _forward_backward(self, tokens_BT: torch.Tensor, step_tokens: int) -> torch.Tensor:
+    def _forward_backward(self, tokens_BT: torch.Tensor, mask: torch.Tensor | None, step_tokens: int) -> torch.Tensor:
         """Sums of the microbatch's token losses, and z-losses where there are any: fp64 [1 or 2]."""
         positions = torch.arange(tokens_BT.shape[1] - 1, device=self._device).expand(len(tokens_BT), -1)
-        losses = self._deepspeed(tokens_BT[:, :-1].contiguous(), positions, None, labels=tokens_BT[:, 1:].contiguous())
+        losses = self._deepspeed(tokens_BT[:, :-1].contiguous(), positions, mask, labels=tokens_BT[:, 1:].contiguous())
         parts_BS = list(losses) if losses.dim() == 3 else [losses]
         sums = [part_BS.float().sum() for part_BS in parts_BS]
         total = sums[0] if len(sums) == 1 else sums[0] + sums[1]

@@ -30,6 +30,7 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.layers.attention import zigzag_positions
+from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
 
 
@@ -187,22 +188,28 @@ class MegatronEngine:
         if engine.overlap_param_gather and self._replicated and not single:
             megatron.param_sync_func = [wrapper.start_param_sync for wrapper in self._wrappers]
 
-    def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor]]:
+    def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor | None]]:
         length = self._config.train.sequence_length
         tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
         size, rank = self._config.parallel.context, parallel_state.get_context_parallel_rank()
-        positions = zigzag_positions(length // size, rank=rank, size=size).to(self._device)
+        every = [zigzag_positions(length // size, rank=one, size=size).to(self._device) for one in range(size)]
+        positions = every[rank]
         position_ids = positions.expand(tokens_MBT.shape[1], -1)
-        for tokens_BT in tokens_MBT:
+        for number, tokens_BT in enumerate(tokens_MBT):
             if size == 1:
                 tokens, labels = tokens_BT[:, :-1].contiguous(), tokens_BT[:, 1:].contiguous()
             else:
                 tokens, labels = tokens_BT[:, positions], tokens_BT[:, positions + 1]
-            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids}
+            mask = None
+            if batch.ends_MBS is not None:
+                ends_BS = torch.from_numpy(batch.ends_MBS[number]).to(self._device)
+                dtype = self._megatron.params_dtype
+                mask = document_mask(ends_BS, dtype=dtype, query_at=positions, key_at=torch.cat(every))
+            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids, "mask": mask}
 
-    def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
+    def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor | None]], model: Any) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
-        losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        losses = model(batch["tokens"], batch["position_ids"], batch["mask"], labels=batch["labels"])
         return losses, functools.partial(_scaled_sum, scale=1.0 / self._step_tokens)
 
     def _finalize_gradients(self, wrappers: list[Any], _: torch.Tensor | None, **options: Any) -> None:

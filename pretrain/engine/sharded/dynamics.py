@@ -147,8 +147,9 @@ class Observer:
 
     def _logit_hook(self, layer: int) -> Callable[..., None]:
         def hook(core: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            query, key = inputs[0].detach(), inputs[1].detach()
-            self._largest_logit[layer] = torch.maximum(self._largest_logit[layer], core.largest_logit(query, key))
+            query, key, mask = inputs[0].detach(), inputs[1].detach(), inputs[3]
+            largest = core.largest_logit(query, key, mask)
+            self._largest_logit[layer] = torch.maximum(self._largest_logit[layer], largest)
 
         return hook
 

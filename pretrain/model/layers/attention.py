@@ -1,4 +1,4 @@
-"""Core attention over `scaled_dot_product_attention`: causal for training, token trees for scoring.
+"""Core attention over `scaled_dot_product_attention`: causal or within documents for training, trees for scoring.
 
 Megatron's own local core attention materialises every score and refuses packed sequences. A `TreeMask` travels
 in Megatron's `attention_mask` argument untouched, so scoring needs no second model. Context parallelism gathers
@@ -17,6 +17,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from pretrain.engine.base import PackedRow
 from pretrain.model.layers.cache import CachedAttention
+from pretrain.model.layers.document_mask import hidden_pairs
 
 _LOGITS_AT_A_TIME = 2**23
 """Attention logits that exist at one time where their size is measured: 32 MB."""
@@ -93,7 +94,8 @@ class CoreAttention(MegatronModule):
             query: [S, B, N, D].
             key: [S, B, G, D] with G ≤ N key/value heads.
             value: as key.
-            attention_mask: a TreeMask when scoring, a CachedAttention when generating, otherwise unused (causal).
+            attention_mask: a TreeMask when scoring, a CachedAttention when generating; in training what
+                `document_mask` returns, or None for causal attention.
 
         Returns:
             [S, B, N·D].
@@ -102,9 +104,10 @@ class CoreAttention(MegatronModule):
             return _tree_attention(query, key, value, attention_mask, self.scale)
         if isinstance(attention_mask, CachedAttention):
             return attention_mask.attend(self, query, key, value, self.scale)
-        mask = None
+        mask = attention_mask
         if self.context_group is not None:
-            key, value, mask = _gather_context(query, key, value, self.context_group)
+            key, value, causal = _gather_context(query, key, value, self.context_group)
+            mask = causal if mask is None else mask
         q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
@@ -113,7 +116,9 @@ class CoreAttention(MegatronModule):
         return out.reshape(out.shape[0], out.shape[1], -1)
 
     @torch.no_grad()
-    def largest_logit(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def largest_logit(
+        self, query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Finds max |q_i · k_j| · scale over this rank's heads and every visible pair j ≤ i.
 
         Attention itself never holds its logits; here they exist for a few query positions at a time, in fp32.
@@ -122,6 +127,7 @@ class CoreAttention(MegatronModule):
         Args:
             query: [S, B, N, D].
             key: [S, B, G, D].
+            attention_mask: as in `forward`, in training.
 
         Returns:
             fp32 scalar.
@@ -140,7 +146,10 @@ class CoreAttention(MegatronModule):
             seen = start + rows if self.context_group is None else None  # later keys are hidden from all of these
             logits = q[:, :, start : start + rows].flatten(2, 3).float() @ k[..., :seen]
             logits = logits.unflatten(2, (-1, heads_per_key))
-            hidden = key_at[:seen] > query_at[start : start + rows, None, None]
+            if attention_mask is None:
+                hidden = key_at[:seen] > query_at[start : start + rows, None, None]
+            else:  # [B, 1, rows, K] -> [B, 1, rows, 1, K]
+                hidden = hidden_pairs(attention_mask[:, :, start : start + rows, :seen])[:, :, :, None]
             largest = torch.maximum(largest, logits.masked_fill_(hidden, 0.0).abs_().amax())
         return largest * self.scale
 
