@@ -83,6 +83,8 @@ def _option_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
             yield f"engine.{key}=true is not supported by engine.name={engine.name}: {reason}. Set it to false."
     if engine.recompute not in can.recompute:
         yield f"engine.recompute={engine.recompute} is not supported by engine.name={engine.name}."
+    if config.data.document_mask and not can.document_mask:
+        yield f"data.document_mask=true is not supported by engine.name={engine.name}. Set it to false."
     if not can.zero_stages:
         yield from _zero_without_deepspeed(config)
         return

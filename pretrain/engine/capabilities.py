@@ -24,6 +24,7 @@ class Capabilities:
         offload_optimizer_stages, offload_parameters_stages: those whose state can live in host memory.
         precisions: supported values of `precision.compute`.
         recompute: supported values of `engine.recompute`.
+        document_mask: whether tokens can be kept to their own document.
         grouped_query, tied_embeddings, z_loss, batch_ramp, dynamics, scoring, generation: features of the model, the
             step and the probes.
     """
@@ -42,6 +43,7 @@ class Capabilities:
     offload_parameters_stages: tuple[int, ...]
     precisions: tuple[str, ...] = ("bf16", "fp32")
     recompute: tuple[str, ...] = ("none", "selective", "full")
+    document_mask: bool = True
     grouped_query: bool = True
     tied_embeddings: bool = True
     z_loss: bool = True
@@ -103,6 +105,7 @@ def table() -> str:
         ("recomputed activations", lambda can, _: len(can.recompute) > 1),
         ("grouped-query attention, tied embeddings", lambda can, _: can.grouped_query and can.tied_embeddings),
         ("z-loss, batch ramp", lambda can, _: can.z_loss and can.batch_ramp),
+        ("document mask", lambda can, _: can.document_mask),
         ("dynamics per layer", lambda can, _: can.dynamics),
         ("validation and probes", lambda can, _: can.scoring),
         ("generation", lambda can, _: can.generation),
