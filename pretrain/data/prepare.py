@@ -33,7 +33,8 @@ from pretrain.data.manifest import (
     read_manifest,
 )
 from pretrain.data.shards import SPLITS, Encoder, SplitCounts, is_held_out, write_source
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.data.tokens import TokenStream
 from pretrain.errors import DataError
 

@@ -1,4 +1,4 @@
-"""SentencePiece: train a LLaMA-style model, encode and decode with it, count the UTF-8 bytes of a token.
+"""SentencePiece: encode and decode with a model, count the UTF-8 bytes of a token.
 
 The only module that imports sentencepiece, and it does so when a tokenizer is first used. Encoding gives the
 ids SentencePiece gives, faster: where the vocabulary proves that no piece crosses a word boundary, words are
@@ -9,6 +9,7 @@ is encoded as its three bytes, so that every text decodes to itself.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from array import array
@@ -28,7 +29,6 @@ _CACHED_WORDS = 300_000
 _CACHED_WORD_LENGTH = 40
 # Serialised protocol buffers merge when appended: normalizer_spec (field 3) { add_dummy_prefix (field 3): false }.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-_LONGEST_LINE_BYTES = 1 << 30
 
 
 class Tokenizer:
@@ -139,6 +139,9 @@ class Tokenizer:
     def token_bytes(self, ids_T: Sequence[int] | np.ndarray, *, document_starts: Iterable[int] = (0,)) -> np.ndarray:
         """UTF-8 bytes each token stands for; over a document they add up to the document's bytes.
 
+        Where the tokenizer loses text (see `tokenizer_loss.py`) they add up to the bytes of what it decodes to, which
+        are fewer: bits per byte then speak of the text that is left, and compare with no other tokenizer's.
+
         Args:
             ids_T: token ids, [T].
             document_starts: indices into `ids_T` at which a document begins. There the first token that is text
@@ -214,93 +217,32 @@ class _WordCache(dict[str, bytes]):
         return ids
 
 
-def train_tokenizer(
-    texts: Iterable[str], out: str | Path, *, vocab_size: int, character_coverage: float = 0.99995
-) -> Tokenizer:
-    """Trains a BPE model with LLaMA's settings; the same texts give the same file on every machine.
-
-    Training sees lines (indentation kept), as LLaMA's did: newlines are encoded as the byte `<0x0A>`.
+def train_model(lines: Iterable[str], *, vocab_size: int, **settings: Any) -> bytes:
+    """Trains a model with SentencePiece; the same lines and settings give the same bytes on every machine.
 
     Args:
-        texts: documents; SentencePiece holds them all in memory, so the caller limits them.
-        out: where the model is written, atomically.
-        vocab_size: number of pieces, at least 259 (256 bytes, `<unk>`, `<s>`, `</s>`) plus the characters covered.
-        character_coverage: share of character occurrences that get their own piece; the rest become bytes.
+        lines: sentences, all held in memory.
+        vocab_size: number of pieces.
+        settings: of SentencePieceTrainer; see `tokenizer_training.py`, which knows which.
 
     Raises:
-        TokenizerError: the text does not allow this vocabulary size, or there is no text.
+        TokenizerError: SentencePiece's own reason why it cannot.
     """
     import sentencepiece
 
-    lines = _Lines(texts)
-    model = _Buffer()
+    model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
-            model_type="bpe",
             vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=True,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            max_sentence_length=_LONGEST_LINE_BYTES,
             num_threads=1,  # stored in the model: another number is another file and another fingerprint
             minloglevel=4,
+            **settings,
         )
     except (RuntimeError, OSError) as error:
-        if lines.error is not None:
-            raise lines.error from None
-        if lines.num_bytes == 0:
-            raise TokenizerError(
-                "tokenizer.path=null, but there is no training text to train a tokenizer on. Give data.sources with "
-                "a weight above 0 text that is not held out, or set tokenizer.path."
-            ) from None
-        raise TokenizerError(
-            f"tokenizer.vocab_size={vocab_size} cannot be trained on {lines.num_bytes} bytes of text: "
-            f"{_reason(str(error))} Change tokenizer.vocab_size, raise tokenizer.training_bytes, or give more text."
-        ) from None
-    if lines.error is not None:
-        raise lines.error
-    tokenizer = Tokenizer(bytes(model.content), name=str(out))
-    tokenizer.save(out)
-    return tokenizer
-
-
-class _Lines:
-    """Lines of documents. Remembers an error of the documents, which SentencePiece would replace by its own."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = texts
-        self.num_bytes = 0
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            for text in self._texts:
-                for line in text.split("\n"):
-                    if line:
-                        self.num_bytes += len(line.encode()) + 1
-                        yield line
-        except Exception as error:  # noqa: BLE001 - raised again by train_tokenizer
-            self.error = error
-
-
-class _Buffer:
-    """What SentencePiece writes a model to."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def write(self, content: bytes) -> None:
-        self.content += content
+        raise TokenizerError(_reason(str(error))) from None
+    return model.getvalue()
 
 
 def _processor(model: bytes, *, name: str) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.engine.base import TokenLogProbs
 from pretrain.model.spec import ModelSpec
 from probes.compile import Wanted, compile_suite

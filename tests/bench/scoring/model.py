@@ -12,7 +12,8 @@ from typing import Any
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import RunConfig
 from pretrain.data.documents import BUNDLED_DIR, read_documents
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.engine.base import CheckpointScorer
 from pretrain.model.spec import ModelSpec
 

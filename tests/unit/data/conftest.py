@@ -13,7 +13,8 @@ import pytest
 from pretrain.config.data import DataConfig, SourceConfig
 from pretrain.config.run import RunConfig, RunSection, TrainSection
 from pretrain.config.tokenizer import TokenizerConfig
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 
 VOCAB_SIZE = 700
 SENTENCES = (

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.errors import DataError, TokenizerError
 
 AWKWARD = (

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from probes.suite import Suite, TaskSpec
 
 TEXT = "the cat dog sees a small red house and runs home quickly because rain falls on old grey stones"

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from pretrain.config.load import compose, to_yaml
-from pretrain.data.tokenizer import Tokenizer, train_tokenizer
+from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.tokenizer_training import train_tokenizer
 from probes.__main__ import main
 from probes.commands import compile as command
 from probes.plan import Plan, PlanSettings
