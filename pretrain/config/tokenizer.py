@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PRESETS = ("llama", "openllama_v1", "openllama_v2")
+LOSSES = (
+    "unicode_forms",
+    "letter_case",
+    "control_characters",
+    "invisible_characters",
+    "space_symbol",
+    "tabs",
+    "carriage_returns",
+    "newlines",
+    "repeated_spaces",
+    "leading_spaces",
+    "trailing_spaces",
+    "other",
+)
+"""Kinds of text a tokenizer may lose; `pretrain.data.tokenizer_loss` says what each is."""
 
 
 @dataclass(kw_only=True, slots=True)

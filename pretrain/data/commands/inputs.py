@@ -1,0 +1,46 @@
+"""What a command is given: files, or a run's configuration; and the sample of text that either stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pretrain.config.data import DataConfig, SourceConfig
+from pretrain.config.load import compose
+from pretrain.config.run import RunConfig
+from pretrain.config.tokenizer import TokenizerConfig
+from pretrain.errors import ConfigError
+
+INPUTS_HELP = "KEY=VALUE: a run's configuration, whose sources are sampled by weight; or files, globs, bundled:NAME"
+
+
+def config_of(inputs: Sequence[str], *, text_key: str | None = None, holdout_fraction: float = 0.0) -> RunConfig:
+    """A run's configuration: composed from KEY=VALUE, or one source over the files.
+
+    Args:
+        inputs: all of one kind.
+        text_key: field that holds the text of files; a configuration has its own.
+        holdout_fraction: share of the files' documents that is held out.
+
+    Raises:
+        ConfigError: files and KEY=VALUE together, or a configuration with `text_key`.
+    """
+    keys = [given for given in inputs if "=" in given and not Path(given).exists()]
+    if not keys:
+        source = SourceConfig(paths=list(inputs))
+        data = DataConfig(sources={"files": source}, text_key=text_key or "text", holdout_fraction=holdout_fraction)
+        return RunConfig(data=data, tokenizer=TokenizerConfig())
+    if len(keys) < len(inputs):
+        files = [given for given in inputs if given not in keys]
+        raise ConfigError(f"Give files ({files[0]}) or KEY=VALUE ({keys[0]}), not both: a configuration has its files.")
+    if text_key is not None:
+        raise ConfigError("--text-key is for files. A configuration has data.text_key=…")
+    return compose(keys)
+
+
+def sample_text(config: RunConfig) -> Iterator[str]:
+    """Training text of a configuration: `tokenizer.training_bytes` of it, by weight over its sources."""
+    from pretrain.data.manifest import find_text
+    from pretrain.data.prepare import training_text
+
+    return training_text(config, find_text(config.data))
