@@ -205,7 +205,7 @@ def read_ranges(wanted: Sequence[tuple[RemoteFile, int, int]]) -> list[bytes]:
 
 
 def _by_file_system(wanted: Sequence[tuple[RemoteFile, int, int]]) -> Iterable[list[int]]:
-    groups: dict[int, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for index, (file, *_) in enumerate(wanted):
-        groups.setdefault(id(file.file_system), []).append(index)
+        groups.setdefault(file.file_system, []).append(index)
     return groups.values()

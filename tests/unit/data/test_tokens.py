@@ -1,7 +1,8 @@
-"""Memory-mapped streams against Megatron's reader, and torn files."""
+"""Streams of shards against Megatron's reader, shards that are opened late, and torn files."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from pretrain.data.tokens import TokenStream
+from pretrain.data.local_shard import LocalFile, OpenFiles
+from pretrain.data.tokens import ShardFile, TokenStream, read_ends, read_windows
 from pretrain.errors import DataError
 
 
@@ -79,8 +81,9 @@ def test_no_shards_are_an_empty_stream_and_nothing_outside_is_read(prefixes: lis
     for start, length in ((-1, 2), (stream.num_tokens - 1, 2), (0, -1)):
         with pytest.raises(IndexError):
             stream.window(start, length)
-    with pytest.raises(IndexError):
-        stream.document(stream.num_tokens)
+    for ask in (stream.document, stream.place):
+        with pytest.raises(IndexError):
+            ask(stream.num_tokens)
 
 
 def test_a_torn_file_is_named_with_its_offset(prefixes: list[Path]) -> None:
@@ -106,3 +109,107 @@ def test_a_file_that_is_no_index_or_is_missing_is_named(prefixes: list[Path]) ->
     index.unlink()
     with pytest.raises(DataError, match=r"b\.train\.idx cannot be read"):
         TokenStream(prefixes)
+
+
+def described(prefixes: list[Path]) -> list[ShardFile]:
+    """What a manifest says of shards, counted by Megatron's reader."""
+    found = []
+    for prefix in prefixes:
+        dataset = IndexedDataset(str(prefix))
+        dtype = np.dtype(dataset.index.dtype).name
+        documents = len(dataset.document_indices) - 1
+        found.append(ShardFile(str(prefix), dtype, documents, int(dataset.sequence_lengths.sum())))
+    return found
+
+
+def test_a_shard_a_manifest_describes_is_opened_when_it_is_first_used(prefixes: list[Path]) -> None:
+    shards = described(prefixes)
+    expected = TokenStream(prefixes)
+    tokens = expected.window(0, expected.num_tokens)
+    first, last = shards[0].tokens, shards[2].tokens
+    for ending in (".bin", ".idx"):
+        Path(f"{prefixes[1]}{ending}").unlink()
+    stream = TokenStream(shards)
+    assert (stream.num_tokens, stream.num_documents) == (len(tokens), 48)
+    assert np.array_equal(stream.window(0, first), tokens[:first])
+    assert np.array_equal(stream.window(len(tokens) - last, last), tokens[-last:])
+    with pytest.raises(DataError, match=r"b\.train\.idx cannot be read .*No such file"):
+        stream.window(first - 1, 2)
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", "int32"), ("documents", 29), ("tokens", 7)])
+def test_a_shard_that_is_not_the_one_of_the_manifest_is_refused(
+    field: str, value: object, prefixes: list[Path]
+) -> None:
+    (shard, *_) = described(prefixes)
+    fields = {name: getattr(shard, name) for name in ShardFile.__slots__} | {field: value}
+    stream = TokenStream([ShardFile(**fields)])
+    with pytest.raises(DataError, match=rf"a\.train\.idx holds 30 documents of {shard.tokens} tokens \(uint16\); the"):
+        stream.window(0, 1)
+
+
+def test_rows_of_a_batch_come_from_any_stream_and_any_number_of_shards(prefixes: list[Path]) -> None:
+    streams = [TokenStream(prefixes), TokenStream(prefixes[1:]), TokenStream([*prefixes[:2], *prefixes])]
+    whole = [stream.window(0, stream.num_tokens) for stream in streams]
+    rng = np.random.default_rng(1)
+    source = rng.integers(0, 3, size=40)
+    for length in (1, 10, streams[1].num_tokens):
+        start = np.array([rng.integers(0, streams[s].num_tokens - length + 1) for s in source])
+        out = np.full((40, length), -1, dtype=np.int32)
+        read_windows(streams, source, start, out)
+        assert np.array_equal(out, np.stack([whole[s][a : a + length] for s, a in zip(source, start, strict=True)]))
+
+
+def test_every_token_is_stored_where_its_place_says(prefixes: list[Path]) -> None:
+    stream = TokenStream(prefixes)
+    tokens = stream.window(0, stream.num_tokens)
+    for position in range(0, stream.num_tokens, 7):
+        place = stream.place(position)
+        dtype = np.uint16 if "a.train" in place.path else np.int32
+        assert np.fromfile(place.path, dtype=dtype, count=1, offset=place.offset)[0] == tokens[position]
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_documents_are_found_among_many_of_very_different_lengths(sequences: int, tmp_path: Path) -> None:
+    """A search looks around a guess, which lengths that grow put far off."""
+    rng = np.random.default_rng(2)
+    lengths = np.sort(rng.integers(1, 60, size=6000))
+    lengths[:2000] = 1
+    documents = [
+        [[7] * part for part in np.diff(np.linspace(0, n, sequences + 1).astype(int)) if part] for n in lengths
+    ]
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    stream = TokenStream([write_shard(tmp_path / "many", documents, np.uint16)])
+    assert np.array_equal(stream.document_starts(0, stream.num_tokens), bounds[:-1])
+    for start in rng.integers(0, stream.num_tokens - 500, size=50):
+        expected = bounds[:-1][(bounds[:-1] >= start) & (bounds[:-1] < start + 500)]
+        assert np.array_equal(stream.document_starts(start, start + 500), expected)
+        found = stream.document(start)
+        assert found.index == np.searchsorted(bounds, start, side="right") - 1
+        assert (found.start, found.stop) == (bounds[found.index], bounds[found.index + 1])
+
+
+def test_ends_are_those_of_each_tokens_document_within_its_window(prefixes: list[Path]) -> None:
+    stream = TokenStream(prefixes)
+    starts = np.arange(0, stream.num_tokens - 100, 17)
+    out = np.full((len(starts), 100), -1, dtype=np.int32)
+    read_ends([stream], np.zeros(len(starts), dtype=np.int64), starts, out)
+    for row, start in zip(out, starts, strict=True):
+        assert row.tolist() == [min(stream.document(start + i).stop - start, 100) for i in range(100)]
+
+
+def test_no_more_files_are_open_than_allowed(prefixes: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = OpenFiles(2)
+
+    class FewOpen(LocalFile):
+        def __init__(self, path: str) -> None:
+            super().__init__(path, files)
+
+    monkeypatch.setattr("pretrain.data.tokens.LocalFile", FewOpen)
+    before = len(os.listdir("/proc/self/fd"))
+    stream = TokenStream(described(prefixes * 20))
+    tokens = stream.window(0, stream.num_tokens)
+    assert np.array_equal(tokens, np.tile(TokenStream(prefixes).window(0, stream.num_tokens // 20), 20))
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    del stream
+    assert len(os.listdir("/proc/self/fd")) <= before
