@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
 from pretrain.data.loader import BatchLoader
-from pretrain.data.run_order import sample_order
+from pretrain.data.order import SampleOrder, SequentialOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared
-from pretrain.errors import ConfigError
+from pretrain.data.run_order import sample_order
+from pretrain.data.tokens import TokenStream
+from pretrain.engine.base import Batch
+from pretrain.errors import ConfigError, DataError
 from pretrain.units import Duration
 
 
@@ -28,7 +36,7 @@ RAMP = BatchSizes.ramp(
 
 
 def make_loader(
-    config: RunConfig, prepared: PreparedData, *, batch_sizes: BatchSizes | None = None, **changes: int
+    config: RunConfig, prepared: PreparedData, *, batch_sizes: BatchSizes | None = None, **changes: Any
 ) -> BatchLoader:
     options = {"micro_batch_size": 2, "dp_rank": 0, "dp_size": 1, **changes}
     options["batch_sizes"] = batch_sizes or BatchSizes.constant(8, sequence_length=32)
@@ -158,3 +166,112 @@ def test_an_error_of_the_reading_thread_is_raised_by_next_and_stays(
 def test_a_batch_that_does_not_divide_shows_the_arithmetic(config: RunConfig, prepared: PreparedData) -> None:
     with pytest.raises(ConfigError, match=r"global_batch_size=8 .* 3 · 2 = 6"):
         make_loader(config, prepared, micro_batch_size=3, dp_size=2)
+
+
+def global_batch(batches: list[Batch], *, dp_size: int) -> np.ndarray:
+    """[batch, S + 1] in the order of samples, from what each data-parallel rank was given."""
+    assert len(batches) == dp_size
+    return np.stack([batch.tokens_MBT for batch in batches], axis=1).reshape(-1, 33)
+
+
+@pytest.mark.parametrize(("dp", "micro"), itertools.product((1, 2, 4), (1, 2, 4)))
+def test_every_layout_restarted_at_every_step_reads_the_same_global_batches(
+    dp: int, micro: int, config: RunConfig, prepared: PreparedData
+) -> None:
+    """World sizes, micro-batches and restarts, on loaders and threads that know nothing of each other."""
+    sizes, steps = BatchSizes.constant(16, sequence_length=32), 6
+    expected = expected_samples(config, prepared, 0, 16 * steps).reshape(steps, 16, 33)
+    for restart in range(steps):
+        ranks = [
+            make_loader(config, prepared, batch_sizes=sizes, micro_batch_size=micro, dp_size=dp, dp_rank=rank)
+            for rank in range(dp)
+        ]
+        iterators = [loader.iterate(16 * restart) for loader in ranks]
+        for step in range(restart, steps):
+            found = global_batch([next(iterator) for iterator in iterators], dp_size=dp)
+            assert np.array_equal(found, expected[step]), (restart, step)
+        for iterator in iterators:
+            iterator.close()
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_file_byte_and_sample(
+    config: RunConfig, prepared: PreparedData
+) -> None:
+    order = sample_order(config, prepared)
+    found = order.locate(16, 8)
+    stream = prepared.sources[order.sources[found.source[5]]].train
+    place = stream.place(int(found.start[5]) + 20)
+    vocab_size = prepared.tokenizer.vocab_size
+    make_loader(config, prepared, vocab_size=vocab_size).batch(16)
+    with Path(place.path).open("r+b") as file:
+        file.seek(place.offset)
+        file.write(np.uint16(vocab_size + 3).tobytes())
+    again = {name: TokenStream(_prefixes(source.train)) for name, source in prepared.sources.items()}
+    options: dict[str, Any] = {"batch_sizes": BatchSizes.constant(8, sequence_length=32), "micro_batch_size": 2}
+    with pytest.raises(DataError) as caught:
+        BatchLoader(order, again, vocab_size=vocab_size, **options).batch(16)
+    assert str(caught.value).startswith(
+        f"{place.path}, byte {place.offset}: token id {vocab_size + 3} is outside the vocabulary of {vocab_size} "
+        f"(0 to {vocab_size - 1}); it is token 20 of sample 21, source {order.sources[found.source[5]]}"
+    )
+    BatchLoader(order, again, **options).batch(16)  # not asked to look
+
+
+def _prefixes(stream: TokenStream) -> list[str]:
+    return list(
+        dict.fromkeys(stream.place(position).path.removesuffix(".bin") for position in range(stream.num_tokens))
+    )
+
+
+def test_a_negative_id_is_outside_the_vocabulary_too(tmp_path: Path) -> None:
+    ids = np.arange(100, dtype=np.int32)
+    ids[40] = -2
+    builder = IndexedDatasetBuilder(f"{tmp_path / 'ids'}.bin", dtype=np.int32)
+    builder.add_document(torch.from_numpy(ids), [100])
+    builder.finalize(f"{tmp_path / 'ids'}.idx")
+    stream = TokenStream([tmp_path / "ids"])
+    order = SampleOrder(SequentialOrder({"one": 100}, sequence_length=32))
+    options: dict[str, Any] = {"batch_sizes": BatchSizes.constant(2, sequence_length=32), "micro_batch_size": 1}
+    with pytest.raises(DataError, match=r"ids\.bin, byte 160: token id -2 is outside .* token 8 of sample 1"):
+        BatchLoader(order, {"one": stream}, vocab_size=200, **options).batch(0)
+
+
+def test_ends_are_those_of_the_documents_of_the_text(config: RunConfig, prepared: PreparedData) -> None:
+    order = sample_order(config, prepared)
+    batch = make_loader(config, prepared, document_mask=True).batch(24)
+    assert batch.ends_MBS is not None and batch.ends_MBS.dtype == np.int32 and batch.ends_MBS.shape == (4, 2, 32)
+    found = order.locate(24, 8)
+    for i, row in enumerate(batch.ends_MBS.reshape(8, 32)):
+        stream, start = prepared.sources[order.sources[found.source[i]]].train, int(found.start[i])
+        assert row.tolist() == [min(stream.document(start + k).stop - start, 32) for k in range(32)]
+    assert len(np.unique(batch.ends_MBS)) > 1
+    assert make_loader(config, prepared).batch(24).ends_MBS is None
+
+
+@pytest.mark.parametrize("read_ahead", [2, 5])
+def test_as_many_batches_are_read_ahead_as_asked_and_waiting_is_measured(
+    read_ahead: int, config: RunConfig, prepared: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = make_loader(config, prepared)
+    read, begun, go = loader.batch, [], threading.Semaphore(0)
+
+    def read_when_told(first_sample: int) -> Batch:
+        go.acquire()
+        begun.append(first_sample)
+        return read(first_sample)
+
+    monkeypatch.setattr(loader, "batch", read_when_told)
+    batches = loader.iterate(0, read_ahead=read_ahead)
+    assert batches.waited_seconds == 0.0
+    threading.Timer(0.05, go.release).start()
+    assert next(batches).first_sample == 0
+    assert batches.waited_seconds > 0.0
+    for _ in range(20):
+        go.release()
+    while len(begun) < 1 + read_ahead:
+        time.sleep(0.001)
+    time.sleep(0.05)  # a thread that reads too far ahead would have done so by now
+    assert len(begun) == 1 + read_ahead
+    for _ in range(20):
+        go.release()
+    batches.close()
