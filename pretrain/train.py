@@ -132,7 +132,8 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         checkpoints=directory / CHECKPOINTS,
         calendar=calendar,
     )
-    with tracker, _loader(parts, order).iterate(state.samples) as batches:
+    ahead = config.data.read_ahead_batches
+    with tracker, _loader(parts, order).iterate(state.samples, read_ahead=ahead) as batches:
         what = "resume" if resume_step >= 0 else "start"
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
         if changes:
@@ -185,6 +186,8 @@ def _loader(parts: _Parts, order: SampleOrder) -> BatchLoader:
         micro_batch_size=config.train.micro_batch_size,
         dp_rank=layout.coordinates(job.rank).data,
         dp_size=layout.data,
+        vocab_size=parts.data.tokenizer.vocab_size,
+        document_mask=config.data.document_mask,
     )
 
 
