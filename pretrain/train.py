@@ -155,7 +155,7 @@ def _keep_records(engine: Engine, directory: Path) -> None:
 def _prepare_data(config: RunConfig, job: Job, directory: Path) -> PreparedData:
     """Rank 0 prepares what is not there yet; every rank opens it. A run goes on with what it was begun with."""
 
-    def prepare() -> Path:
+    def prepare() -> Path | str:
         if config.data.prepared_dir is None and (directory / ORDER_NAME).exists():
             used = Path(read_order(directory).prepared)
             if used.exists():
@@ -306,7 +306,7 @@ def _after_publication(parts: _Parts) -> Callable[[Path], None]:
                 export_checkpoint(
                     reader,
                     parts.directory / EXPORTS / checkpoint.name,
-                    tokenizer_model=parts.data.directory / TOKENIZER_NAME,
+                    tokenizer_model=Path(parts.data.directory) / TOKENIZER_NAME,
                     add_bos=config.tokenizer.add_bos,
                     tolerance=config.checkpoint.export_tolerance,
                 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pretrain.errors import FinelineError
 
-COMMANDS = ("prepare", "show", "train_tokenizer", "check_tokenizer")
+COMMANDS = ("prepare", "check", "show", "train_tokenizer", "check_tokenizer", "decontaminate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

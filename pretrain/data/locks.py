@@ -1,8 +1,8 @@
 """One process at a time: a lock that ends with its holder, on any file system.
 
 `flock` where there is one; the kernel releases it when the holder dies, so none is ever stale. Where there is none
-(Lustre as it is often mounted), a claim: a file that its holder touches every few seconds. A claim that nobody has touched
-for a minute, by the waiting process's clock, is taken over.
+(Lustre as it is often mounted), a claim: a file that its holder touches every few seconds. A claim that nobody has
+touched for a minute, by the waiting process's clock, is taken over.
 """
 
 from __future__ import annotations

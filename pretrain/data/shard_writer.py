@@ -1,12 +1,14 @@
 """One token shard, written as a stream: a `.bin/.idx` pair with the bytes that megatron-core's builder would write.
 
-Its `IndexedDatasetBuilder` is not used: importing it costs 360 MB in every worker, it keeps the length of every document
-in Python lists until the end, and what it has written cannot be continued. Here lengths wait in a file, `.lengths`, and
-a shard can be reopened at any position it was made durable at. Layout: megatron/core/datasets/indexed_dataset.py.
+Its `IndexedDatasetBuilder` is not used: importing it costs 360 MB in every worker, it keeps the length of every
+document in Python lists until the end, and what it has written cannot be continued. Here lengths wait in a file,
+`.lengths`, and a shard can be reopened at any position it was made durable at. Layout:
+megatron/core/datasets/indexed_dataset.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from dataclasses import dataclass
@@ -81,8 +83,8 @@ class ShardWriter:
             parts: its token ids in order, integers within the vocabulary; may be empty.
         """
         if self._bin is None or self._lengths is None:
-            self._bin = open(_with(self.prefix, ".bin"), "wb", buffering=_BUFFER_BYTES)
-            self._lengths = open(_with(self.prefix, LENGTHS), "wb", buffering=_BUFFER_BYTES)
+            self._bin = _with(self.prefix, ".bin").open("wb", buffering=_BUFFER_BYTES)
+            self._lengths = _with(self.prefix, LENGTHS).open("wb", buffering=_BUFFER_BYTES)
         length = 0
         for part in parts:
             if part.size:
@@ -108,10 +110,11 @@ class ShardWriter:
             _write_index(self.prefix, dtype=self.dtype, documents=self.documents)
 
     def abandon(self) -> None:
-        """Closes the files as they are."""
+        """Closes the files as they are; what cannot be written any more, on a full disk, is not durable anyway."""
         for stream in (self._bin, self._lengths):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):
+                    stream.close()
         self._bin = self._lengths = None
 
 
@@ -149,7 +152,7 @@ def _write_index(prefix: Path, *, dtype: np.dtype, documents: int) -> None:
 
 def _cut(path: Path, size: int) -> IO[bytes]:
     try:
-        stream = open(path, "r+b", buffering=_BUFFER_BYTES)
+        stream = path.open("r+b", buffering=_BUFFER_BYTES)
     except FileNotFoundError:
         raise DataError(f"{path} is gone, of which {size} bytes were written.") from None
     found = stream.seek(0, os.SEEK_END)

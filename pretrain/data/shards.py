@@ -1,226 +1,243 @@
-"""Documents in, token shards out: one `.bin/.idx` pair per source and split, by Megatron-core's own builder.
+"""The work of one unit: read its pieces, split, tokenise, write its shards.
 
-Knows one source at a time; which sources there are, where shards live and when they are complete is `prepare.py`'s
-business. Documents keep their order whatever the number of processes.
+Every 64 MB of text its position becomes durable, shards first and the state that points into them last. So a process
+that is killed loses little, and one that goes on writes the same bytes: what a unit writes depends on its text alone,
+never on where it was stopped or on what other workers did.
 """
 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from pretrain.data.documents import Document, read_documents
+from pretrain.data.documents import read_piece
+from pretrain.data.files import digest, open_file
+from pretrain.data.locks import exclusive
+from pretrain.data.records import Document, Item, Piece, Rejected, TokenRow
+from pretrain.data.shard_writer import ENDINGS, Position, ShardWriter, delete_shard, drop_lengths
 from pretrain.data.tokenizer import Tokenizer
+from pretrain.data.unit_state import ShardCounts, UnitState, check_limits, read_state, state_path, write_state
+from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit, stamp
 from pretrain.errors import DataError
 
 SPLITS = ("train", "validation")
-_BATCH_CHARACTERS = 1 << 20
-_BATCHES_PER_PROCESS = 3
+KINDS = (*SPLITS, "heldout")
+_DURABLE_BYTES = 64_000_000
+_ITEMS_BETWEEN_CHECKS = 1024
+_CHUNK_BYTES = 1 << 22
 
 
-@dataclass(slots=True)
-class SplitCounts:
-    """What one split of a source holds.
-
-    Attributes:
-        documents: documents that are not empty.
-        tokens: tokens, BOS and EOS included.
-        bytes: UTF-8 bytes of text.
-        characters: Unicode code points of text.
-    """
-
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    characters: int = 0
-
-    def add(self, other: SplitCounts) -> None:
-        """Adds another shard's counts."""
-        self.documents += other.documents
-        self.tokens += other.tokens
-        self.bytes += other.bytes
-        self.characters += other.characters
-
-    def as_dict(self) -> dict[str, int]:
-        """Plain values, for the manifest."""
-        return asdict(self)
-
-
-class Encoder:
-    """Encodes batches of documents in order, in this process or in several.
-
-    With processes, a bounded number of batches is in flight, so memory does not grow with the text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, num_processes: int) -> None:
-        self.tokenizer = tokenizer
-        self._num_processes = num_processes
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Encoder:
-        if self._num_processes > 1:
-            # Not fork: the caller may hold threads and process groups.
-            self._pool = ProcessPoolExecutor(
-                self._num_processes, get_context("spawn"), _start_process, (self.tokenizer.model,)
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def encode(self, documents: Iterable[Document]) -> Iterator[tuple[Document, np.ndarray]]:
-        """Each document with its ids, int32, in order.
-
-        Raises:
-            DataError: an encoding process was killed.
-        """
-        if self._pool is None:
-            for document in documents:
-                yield document, self.tokenizer.encode_array(document.text)
-            return
-        waiting: deque[tuple[list[Document], Future[list[bytes]]]] = deque()
-        try:
-            for batch in _batches(documents):
-                waiting.append((batch, self._pool.submit(_encode_texts, [document.text for document in batch])))
-                if len(waiting) >= _BATCHES_PER_PROCESS * self._num_processes:
-                    yield from _finished(*waiting.popleft())
-            while waiting:
-                yield from _finished(*waiting.popleft())
-        except BrokenProcessPool:
-            raise DataError(
-                f"One of {self._num_processes} tokenising processes was killed, most often for lack of memory. "
-                "Free memory and start again; nothing unfinished is kept."
-            ) from None
-
-
-class _Writer:
-    """One shard being written."""
-
-    def __init__(self, prefix: Path, *, vocab_size: int) -> None:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # what it misses concerns GPUs only
-            from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
-
-        self.prefix = prefix
-        self.counts = SplitCounts()
-        dtype: Any = DType.optimal_dtype(vocab_size)
-        self._builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
-
-    def add(self, document: Document, ids: np.ndarray) -> None:
-        import torch
-
-        self._builder.add_document(torch.from_numpy(ids), [len(ids)])
-        self.counts.add(SplitCounts(1, len(ids), len(document.text.encode()), len(document.text)))
-
-    def close(self) -> None:
-        """Writes the index; a shard without documents leaves no files."""
-        self._builder.finalize(f"{self.prefix}.idx")
-        if self.counts.documents == 0:
-            self.delete()
-
-    def append(self, other: _Writer) -> None:
-        """Takes over a closed shard and deletes it."""
-        if other.counts.documents:
-            self._builder.add_index(str(other.prefix))
-            self.counts.add(other.counts)
-            other.delete()
-
-    def delete(self) -> None:
-        for ending in (".bin", ".idx"):
-            Path(f"{self.prefix}{ending}").unlink()
-
-    def rename(self, prefix: Path) -> None:
-        for ending in (".bin", ".idx") if self.counts.documents else ():
-            Path(f"{self.prefix}{ending}").rename(f"{prefix}{ending}")
-
-
-def write_source(
-    name: str,
-    paths: Sequence[Path],
+def run_unit(
+    writing: Path,
+    plan: Plan,
+    unit: Unit,
     *,
-    directory: Path,
-    encoder: Encoder,
-    text_key: str,
-    holdout_fraction: float,
-    add_bos: bool,
-    add_eos: bool,
-) -> dict[str, SplitCounts]:
-    """Tokenises one source into `<directory>/<name>.{train,validation}.{bin,idx}`.
+    tokenizer: Tokenizer,
+    on_items: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes the shards of a unit, or goes on where a process before this one was stopped.
 
-    Marked documents are the validation split. Only where none is marked it is those held out by hash; since that
-    is known at the end only, these wait in a shard of their own, which otherwise ends up behind the training text.
+    Waits while another process is at this unit.
 
-    Returns:
-        Counts of `train` and `validation`; a split without documents has no files.
+    Args:
+        writing: folder in the making.
+        plan: what is prepared, and how.
+        unit: one of its units.
+        tokenizer: what tokenises.
+        on_items: called every thousand documents or so; may raise to stop.
 
     Raises:
-        DataError: see `read_documents`.
+        DataError: too much of the text is unusable, it changed while it was read, or the folder cannot be written.
     """
-    tokenizer = encoder.tokenizer
-    writers = {
-        split: _Writer(directory / f"{name}.{split}", vocab_size=tokenizer.vocab_size) for split in (*SPLITS, "heldout")
-    }
-    bos = np.array([tokenizer.bos_id] if add_bos else [], dtype=np.int32)
-    eos = np.array([tokenizer.eos_id] if add_eos else [], dtype=np.int32)
-    documents = (document for document in read_documents(paths, text_key=text_key) if document.text)
-    for document, ids in encoder.encode(documents):
-        split = document.split or ("heldout" if is_held_out(document.text, holdout_fraction) else "train")
-        writers[split].add(document, np.concatenate((bos, ids, eos)))
-    train, validation, heldout = (writers[split] for split in (*SPLITS, "heldout"))
-    heldout.close()
-    if validation.counts.documents:
-        train.append(heldout)
-    validation.close()
-    train.close()
-    if not validation.counts.documents:
-        heldout.rename(validation.prefix)
-        validation.counts = heldout.counts
-    return {"train": train.counts, "validation": validation.counts}
+    try:
+        with exclusive(state_path(writing, unit.number).with_suffix(".lock")):
+            state = read_state(writing, unit)
+            if not state.is_done:
+                _Run(writing, plan, unit, tokenizer=tokenizer, state=state, on_items=on_items).run()
+    except OSError as error:  # reading the text has none that are not counted as damage
+        raise cannot_write(writing, error) from None
+
+
+def cannot_write(writing: Path, error: OSError) -> DataError:
+    """What to do where a folder in the making cannot be written."""
+    return DataError(
+        f"{error.filename or writing} cannot be written: {error.strerror or error}. Make room or mend it, or set "
+        f"data.prepared_dir elsewhere. What is done in {writing} is kept: the same command goes on from there."
+    )
 
 
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether a document belongs to the share held out by hash; depends on its text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < fraction * 2.0**64
+    return _is_held_out(text.encode(), fraction)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _is_held_out(content: bytes, fraction: float) -> bool:
+    return fraction > 0 and int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < fraction * 2.0**64
 
 
-def _finished(batch: list[Document], encoded: Future[list[bytes]]) -> Iterator[tuple[Document, np.ndarray]]:
-    for document, ids in zip(batch, encoded.result(), strict=True):
-        yield document, np.frombuffer(ids, dtype=np.int32)
+class _Run:
+    """A unit being worked on."""
+
+    def __init__(
+        self,
+        writing: Path,
+        plan: Plan,
+        unit: Unit,
+        *,
+        tokenizer: Tokenizer,
+        state: UnitState,
+        on_items: Callable[[], None],
+    ) -> None:
+        self._writing, self._plan, self._unit, self._tokenizer = writing, plan, unit, tokenizer
+        self._state, self._on_items = state, on_items
+        self._bos = np.array([tokenizer.bos_id] if plan.add_bos else [], dtype=np.int32)
+        self._eos = np.array([tokenizer.eos_id] if plan.add_eos else [], dtype=np.int32)
+        self._volatile_bytes = 0
+        self._writers: dict[str, ShardWriter] = {}
+
+    def run(self) -> None:
+        try:
+            try:
+                self._open()
+            except DataError:  # a crash of the machine took what was thought durable
+                self._state = UnitState(self._unit.key)
+                self._open()
+            for number in range(self._state.piece, len(self._unit.pieces)):
+                self._read(self._unit.pieces[number], stamp_then=self._unit.stamps[number])
+            self._finish()
+        finally:
+            for writer in self._writers.values():
+                writer.abandon()
+
+    def _open(self) -> None:
+        sources = self._plan.sources if self._unit.source == TOKEN_CHUNKS else (self._unit.source,)
+        for source in sources:
+            (self._writing / source).mkdir(exist_ok=True)
+            for kind in KINDS:
+                prefix = f"{source}/{self._unit.shard:05d}.{kind}"
+                counts = self._state.shards.setdefault(prefix, ShardCounts())
+                self._writers[prefix] = ShardWriter(
+                    self._writing / prefix,
+                    vocab_size=self._tokenizer.vocab_size,
+                    position=Position(counts.documents, counts.tokens),
+                )
+
+    def _read(self, piece: Piece, *, stamp_then: str) -> None:
+        state, plan = self._state, self._plan
+        is_whole = True
+        items = read_piece(
+            piece,
+            text_key=plan.text_key,
+            max_line_bytes=plan.max_line_bytes,
+            skip=state.items,
+            row_tokens=plan.row_tokens or None,
+        )
+        for item in items:
+            self._take(item, is_relative=piece.start > 0)
+            if state.lines % _ITEMS_BETWEEN_CHECKS == 0:
+                self._on_items()
+                check_limits(plan, self._unit.source, [state], is_complete=False)
+            if isinstance(item, Rejected) and item.is_damage:
+                check_limits(plan, self._unit.source, [state], is_complete=False)
+                is_whole = False
+                break
+            if self._volatile_bytes >= _DURABLE_BYTES:
+                self._make_durable()
+        if is_whole and stamp(piece.file) != stamp_then:
+            raise DataError(
+                f"{piece.file.path} changed while it was read. Leave the text alone while it is prepared, and run the "
+                "same command again: of what is done, all that does not depend on this file is kept."
+            )
+        # Read a second time, for the digest: the system still holds most of it in memory.
+        state.digests.append(digest_piece(piece) if is_whole else None)
+        state.piece, state.items, state.piece_text_bytes = state.piece + 1, 0, 0
+
+    def _take(self, item: Item, *, is_relative: bool) -> None:
+        state, unit = self._state, self._unit
+        state.items += 1
+        state.lines += 1
+        if isinstance(item, Document):
+            content = item.text.encode()
+            kind = item.split or ("heldout" if _is_held_out(content, self._plan.holdout_fraction) else "train")
+            prefix = f"{unit.source}/{unit.shard:05d}.{kind}"
+            ids = self._tokenizer.encode_array(item.text)
+            self._writers[prefix].add(self._bos, ids, self._eos)
+            num_tokens = len(self._bos) + len(ids) + len(self._eos)
+            state.shards[prefix].add(ShardCounts(1, num_tokens, len(content), len(item.text)))
+            num_bytes = len(content)
+        elif isinstance(item, TokenRow):
+            num_bytes = self._take_row(item)
+        else:
+            state.reject(item, is_relative=is_relative)
+            return
+        state.text_bytes += num_bytes
+        state.piece_text_bytes += num_bytes
+        self._volatile_bytes += num_bytes
+
+    def _take_row(self, row: TokenRow) -> int:
+        """Takes a row that is tokenised already, of unknown text. Returns the bytes its ids take."""
+        worst, size = int(row.ids.max()), self._tokenizer.vocab_size
+        if row.source not in self._plan.sources:
+            known = ", ".join(self._plan.sources)
+            detail = f"its source {row.source!r} is not one of data.sources: {known}. Name it there."
+            self._state.reject(Rejected("unknown_source", detail, row.file, row.line))
+        elif worst >= size:
+            detail = f"token id {worst} is outside the vocabulary of {size} pieces. Set tokenizer.path to its own."
+            self._state.reject(Rejected("bad_token_id", detail, row.file, row.line))
+        else:
+            prefix = f"{row.source}/{self._unit.shard:05d}.train"
+            self._writers[prefix].add(row.ids)
+            self._state.shards[prefix].add(ShardCounts(1, len(row.ids)))
+        return int(row.ids.nbytes)
+
+    def _make_durable(self) -> None:
+        for writer in self._writers.values():
+            writer.sync()
+        write_state(self._writing, self._unit, self._state)
+        self._volatile_bytes = 0
+
+    def _finish(self) -> None:
+        state = self._state
+        self._make_durable()
+        for prefix, writer in self._writers.items():
+            writer.close()
+            if writer.documents:
+                state.files[prefix] = {"dtype": writer.dtype.name} | {
+                    ending[1:]: describe_file(Path(f"{writer.prefix}{ending}")) for ending in ENDINGS
+                }
+        state.shards = {prefix: counts for prefix, counts in state.shards.items() if counts.documents}
+        state.is_done = True
+        write_state(self._writing, self._unit, state)
+        for prefix, writer in self._writers.items():
+            drop_lengths(writer.prefix)
+            if prefix not in state.files:
+                delete_shard(writer.prefix)
 
 
-_process_tokenizer: Tokenizer
+def describe_file(path: Path) -> dict[str, int | str]:
+    """Size and digest of a file."""
+    return {"bytes": path.stat().st_size, "xxh3": digest(path)}
 
 
-def _start_process(model: bytes) -> None:
-    global _process_tokenizer
-    _process_tokenizer = Tokenizer(model)
+def digest_piece(piece: Piece) -> str:
+    """xxh3 (128 bits) of what a piece reads: a file or a range of its bytes.
 
+    Rows of a table are no range of bytes: the piece with the first row answers for the file, others with "".
+    """
+    if piece.file.rows is not None and piece.start > 0:
+        return ""
+    if piece.file.rows is not None or (piece.start == 0 and piece.stop is None):
+        return digest(piece.file.path)
+    import xxhash
 
-def _encode_texts(texts: list[str]) -> list[bytes]:
-    return [_process_tokenizer.encode_array(text).tobytes() for text in texts]
+    state = xxhash.xxh3_128()
+    with open_file(piece.file.path) as stream:
+        stream.seek(piece.start)
+        left = (piece.file.size if piece.stop is None else piece.stop) - piece.start
+        while left and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+            state.update(chunk)
+            left -= len(chunk)
+    return state.hexdigest()

@@ -18,6 +18,8 @@ from pretrain.data.files import TOKEN_IDS, InputFile, file_system, is_remote
 from pretrain.data.records import Piece
 from pretrain.errors import DataError
 
+PLAN_NAME = "plan.json"
+
 TOKEN_CHUNKS = "token_chunks"
 """What stands for the source of units that hold several."""
 _CHANGE_KEYS = ("ETag", "etag", "md5Hash", "contentHash", "mtime", "LastModified", "last_modified", "updated")

@@ -17,8 +17,10 @@ import pytest
 from pretrain.config.data import SourceConfig
 from pretrain.config.run import RunConfig
 from pretrain.data import prepare
-from pretrain.data.manifest import verify_digests
-from pretrain.data.prepare import PreparedData, ensure_prepared, training_text
+from pretrain.data.manifest import find_text
+from pretrain.data.prepare import PreparedData, ensure_prepared
+from pretrain.data.prepared import check_folder
+from pretrain.data.sample import training_text
 from pretrain.data.shards import is_held_out
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.errors import ConfigError, DataError, TokenizerError
@@ -51,7 +53,7 @@ def test_prepared_sources_hold_the_text_split_as_marked_or_by_hash(config: RunCo
     }
     for name, source in prepared.sources.items():
         assert source.train.num_tokens == prepared.manifest["sources"][name]["train"]["tokens"]
-    verify_digests(prepared.directory, prepared.manifest)
+    check_folder(prepared.directory, full=True)
 
 
 def test_validation_bytes_are_those_of_the_text(config: RunConfig, make_texts: Callable) -> None:
@@ -70,7 +72,7 @@ def test_validation_bytes_are_those_of_the_text(config: RunConfig, make_texts: C
 
 def test_the_second_call_takes_what_is_there(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare_now(config)
-    monkeypatch.setattr(prepare, "write_source", None)
+    monkeypatch.setattr(prepare, "run_units", None)
     assert prepare_now(config).directory == first.directory
     assert folders(config) == [first.directory.name]
 
@@ -90,11 +92,7 @@ def test_tokenizer_text_keeps_to_budget_and_weights_and_sees_no_validation(
     config: RunConfig, make_texts: Callable
 ) -> None:
     config.tokenizer.training_bytes = 8000
-    files = {
-        name: sorted(Path(source.paths[0]).parent.glob(Path(source.paths[0]).name))
-        for name, source in config.data.sources.items()
-    }
-    chosen = list(training_text(config, files))
+    chosen = list(training_text(config, find_text(config.data)))
     sizes = {seed: sum(len(t.encode()) for t in chosen if t.lstrip().startswith(f"{seed}-")) for seed in (1, 2)}
     assert 5900 < sizes[1] <= 6000
     assert 1900 < sizes[2] <= 2000
@@ -182,22 +180,22 @@ def test_a_folder_of_something_else_is_left_alone(config: RunConfig, tmp_path: P
 
 def test_missing_and_torn_files_of_a_folder_are_named(config: RunConfig) -> None:
     prepared = prepare_now(config)
-    path = prepared.directory / "code.train.bin"
+    path = prepared.directory / "code" / "00000.train.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-2])
-    with pytest.raises(DataError, match=rf"code\.train\.bin ends at byte {len(whole) - 2}.* {len(whole)} bytes"):
+    with pytest.raises(DataError, match=rf"code/00000\.train\.bin ends at byte {len(whole) - 2}.* {len(whole)} bytes"):
         prepare_now(config)
     path.write_bytes(whole[:-2] + b"\x00\x01")
-    with pytest.raises(DataError, match=r"code\.train\.bin is damaged"):
-        verify_digests(prepared.directory, prepared.manifest)
+    with pytest.raises(DataError, match=r"code/00000\.train\.bin is damaged"):
+        check_folder(prepared.directory, full=True)
     path.unlink()
-    with pytest.raises(DataError, match=r"code\.train\.bin is missing"):
+    with pytest.raises(DataError, match=r"code/00000\.train\.bin is missing"):
         prepare_now(config)
 
 
 def test_sources_without_validation_or_training_text_say_what_to_do(config: RunConfig, tmp_path: Path) -> None:
     hopeless = copy.deepcopy(config)
-    hopeless.data.holdout_fraction = 0.0
+    hopeless.data.holdout_fraction = 1e-9
     with pytest.raises(DataError, match=r"data\.sources\.code has no validation text.*120 documents.*holdout_fraction"):
         prepare_now(hopeless)
     config.data.holdout_fraction = 1.0
@@ -206,7 +204,7 @@ def test_sources_without_validation_or_training_text_say_what_to_do(config: RunC
     config.data.sources["code"].weight = 0.0
     assert prepare_now(config).sources["code"].train.num_tokens == 0
     (tmp_path / "code.jsonl").write_text('{"text": ""}\n')
-    with pytest.raises(DataError, match="every document is empty"):
+    with pytest.raises(DataError, match="every document is empty or rejected"):
         prepare_now(config)
 
 
@@ -219,35 +217,56 @@ def test_sources_must_exist_and_have_names_that_files_can_have(config: RunConfig
         prepare_now(config)
 
 
-def test_a_failed_preparation_leaves_nothing_behind(config: RunConfig, tmp_path: Path) -> None:
-    with (tmp_path / "code.jsonl").open("a") as stream:
-        stream.write("{")
-    with pytest.raises(DataError, match=r"code\.jsonl, line 121"):
+def test_without_a_holdout_a_source_that_marks_none_has_no_validation(config: RunConfig) -> None:
+    config.data.holdout_fraction = 0.0
+    prepared = prepare_now(config)
+    code, prose = prepared.sources["code"], prepared.sources["prose"]
+    assert len(code.validation_tokens) == len(code.validation_token_bytes) == 0
+    assert code.validation_tokens.dtype == np.int32 and len(prose.validation_tokens) == 500
+    assert prepared.manifest["sources"]["code"]["train"]["documents"] == 120
+
+
+def test_a_failed_preparation_leaves_no_folder_and_mended_text_is_prepared(config: RunConfig, tmp_path: Path) -> None:
+    whole = (tmp_path / "code.jsonl").read_bytes()
+    (tmp_path / "code.jsonl").write_bytes(whole + b"{")
+    with pytest.raises(DataError, match=r"(?s)code: 1 of 121 lines.*max_rejected_share=0.001.*code\.jsonl, line 121"):
         prepare_now(config)
-    assert folders(config) == []
+    assert folders(config) == ["next.writing"]
+    (tmp_path / "code.jsonl").write_bytes(whole)
+    prepared = prepare_now(config)
+    assert folders(config) == [prepared.directory.name]
+    files = sorted(str(p.relative_to(prepared.directory)) for p in prepared.directory.rglob("*") if p.is_file())
+    kinds = [f"00000.{split}.{ending}" for split in ("train", "validation") for ending in ("bin", "idx")]
+    prose = ["00000.heldout.bin", "00000.heldout.idx", *kinds]
+    assert files == sorted(
+        ["manifest.json", "tokenizer.model"]
+        + ["code/manifest.json", *(f"code/{kind.replace('validation', 'heldout')}" for kind in kinds)]
+        + ["prose/manifest.json", *(f"prose/{kind}" for kind in prose)]
+    )
 
 
 def _prepare_and_report(config: RunConfig, report: multiprocessing.Queue) -> None:
     report.put(str(prepare_now(config).directory))
 
 
-def _prepare_and_die(config: RunConfig) -> None:
-    def publish(writing: Path, directory: Path) -> None:
+def _prepare_and_die(config: RunConfig, where: str) -> None:
+    def die(*arguments: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    prepare._publish = publish
+    setattr(prepare, where, die)
     prepare_now(config)
 
 
-def test_after_a_kill_in_the_middle_the_next_call_starts_anew_and_cleans_up(config: RunConfig) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_prepare_and_die, args=(config,))
+@pytest.mark.parametrize("where", ["write_manifests", "_publish", "_rename", "_clean"])
+def test_after_a_kill_while_publishing_the_next_call_publishes(where: str, config: RunConfig) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_prepare_and_die, args=(config, where))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert [".writing-" in name for name in folders(config)] == [True]
     prepared = prepare_now(config)
     assert folders(config) == [prepared.directory.name]
-    verify_digests(prepared.directory, prepared.manifest)
+    assert sorted(p.name for p in prepared.directory.iterdir()) == ["code", "manifest.json", "prose", "tokenizer.model"]
+    check_folder(prepared.directory, full=True)
 
 
 def test_processes_that_prepare_at_once_end_with_one_folder(config: RunConfig) -> None:
@@ -263,33 +282,17 @@ def test_processes_that_prepare_at_once_end_with_one_folder(config: RunConfig) -
     assert folders(config) == [Path(found.pop()).name]
 
 
-def test_without_file_locks_the_first_rename_wins(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(stream: object, operation: int) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(prepare.fcntl, "flock", no_locks)
-    publish = prepare._publish
-
-    def lose_the_race(writing: Path, directory: Path) -> None:
-        shutil.copytree(writing, directory)
-        (directory / "winner").touch()
-        publish(writing, directory)
-
-    monkeypatch.setattr(prepare, "_publish", lose_the_race)
-    prepared = prepare_now(config)
-    assert (prepared.directory / "winner").exists()
-    assert folders(config) == [prepared.directory.name]
-
-
 def test_progress_is_told_and_nothing_is_printed(config: RunConfig, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     config.tokenizer.path = None
     ensure_prepared(config, run_root=run_root(config), progress=told.append)
-    assert [line.split()[0] for line in told] == ["training", "tokenising", "tokenising", "prepared"]
+    assert [line.split()[0] for line in told] == ["training", "tokenising", "prepared"]
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_manifest_is_plain_json_without_paths_of_this_machine(config: RunConfig, tmp_path: Path) -> None:
-    text = (prepare_now(config).directory / "manifest.json").read_text()
-    assert json.loads(text)["text"]["code"][0]["name"] == "code.jsonl"
-    assert str(tmp_path) not in text
+    directory = Path(prepare_now(config).directory)
+    source = json.loads((directory / "code" / "manifest.json").read_text())
+    assert source["inputs"][0]["name"] == "code.jsonl"
+    for path in directory.rglob("manifest.json"):
+        assert str(tmp_path) not in path.read_text()

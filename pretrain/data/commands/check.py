@@ -1,0 +1,52 @@
+"""Reads a prepared folder whole: every digest, every token id, every index.
+
+python -m pretrain.data check /data/tokens
+python -m pretrain.data check data=mine data.prepared_dir=/data/tokens
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import ConfigError, DataError
+
+HELP = "check a prepared folder in full"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("given", nargs="+", metavar="FOLDER|KEY=VALUE", help="a folder, or a run's configuration")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    from pretrain.data.files import is_remote
+    from pretrain.data.prepared import check_folder
+
+    keys = [given for given in options.given if "=" in given and not is_remote(given) and not Path(given).exists()]
+    if keys and len(keys) < len(options.given) or len(options.given) > 1 and not keys:
+        raise ConfigError(f"Give one folder, or KEY=VALUE only, not {' '.join(options.given)}.")
+    directory = _folder_of(keys) if keys else options.given[0].rstrip("/")
+    check_folder(directory, full=True, say=lambda line: print(line, flush=True))
+    print(f"{directory}: whole; every digest and every token id is right")
+    return 0
+
+
+def _folder_of(overrides: list[str]) -> Path | str:
+    """The folder a configuration stands for, whose text and settings it must have been made from."""
+    from pretrain.config.load import compose
+    from pretrain.data.manifest import check_matches, check_text, find_text, fingerprint, read_manifest
+    from pretrain.data.prepared import given_tokenizer, is_prepared
+
+    config = compose(overrides)
+    given = given_tokenizer(config)
+    directory: Path | str | None = config.data.prepared_dir
+    if directory is None:
+        name = fingerprint(config, files=find_text(config.data), tokenizer=given)
+        directory = Path(config.run.dir) / "prepared" / name
+    if not is_prepared(directory):
+        raise DataError(f"{directory} is not prepared yet. Run: python -m pretrain.data prepare {' '.join(overrides)}")
+    check_matches(read_manifest(directory), config, directory=directory, given=given)
+    check_text(config, directory=directory)
+    return directory
