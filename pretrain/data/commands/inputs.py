@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.config.data import DataConfig, SourceConfig
 from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
 from pretrain.config.tokenizer import TokenizerConfig
 from pretrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pretrain.data.files import InputFile
 
 INPUTS_HELP = "KEY=VALUE: a run's configuration, whose sources are sampled by weight; or files, globs, bundled:NAME"
 
@@ -38,9 +42,22 @@ def config_of(inputs: Sequence[str], *, text_key: str | None = None, holdout_fra
     return compose(keys)
 
 
+def files_of(config: RunConfig) -> dict[str, list[InputFile]]:
+    """Files of each source.
+
+    Raises:
+        ConfigError: there are no sources.
+        DataError: files that are not there.
+    """
+    from pretrain.data.files import find_files
+
+    if not config.data.sources:
+        raise ConfigError("data.sources is empty. Name at least one source, or give files.")
+    return {name: find_files(s.paths, key=f"data.sources.{name}.paths") for name, s in config.data.sources.items()}
+
+
 def sample_text(config: RunConfig) -> Iterator[str]:
     """Training text of a configuration: `tokenizer.training_bytes` of it, by weight over its sources."""
-    from pretrain.data.manifest import find_text
-    from pretrain.data.prepare import training_text
+    from pretrain.data.sample import training_text
 
-    return training_text(config, find_text(config.data))
+    return training_text(config, files_of(config))
