@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 import pretrain.errors
 from pretrain.data.progress import Say, Watch
 from pretrain.data.shards import run_unit
@@ -29,7 +31,7 @@ _BYTES_WORTH_PROCESSES = 16_000_000
 """Starting processes takes about as long as one of them needs for this much packed text."""
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_READS = 2.0
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 3.0
 
 
 def count_workers(plan: Plan, *, asked: int | None) -> int:
@@ -105,8 +107,8 @@ def _run_processes(writing: Path, watch: Watch, *, workers: int) -> None:
             command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
         )
         try:
-            looked = time.monotonic()
-            while process.poll() is None:
+            looked, crew = time.monotonic(), _Crew(process.pid)
+            while process.poll() is None and crew.is_whole():
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 if time.monotonic() - looked > _SECONDS_BETWEEN_READS:
                     looked = time.monotonic()
@@ -125,6 +127,29 @@ def _run_processes(writing: Path, watch: Watch, *, workers: int) -> None:
             f"from {log}:\n{_tail(log)}\nWhat is done is kept: the same command goes on from there; --workers N with a "
             "smaller N needs less memory."
         )
+
+
+class _Crew:
+    """The executor's workers. A pool starts another for one that was killed, and waits for its task for ever.
+
+    At the end of the work, or after an error, workers end as well: then the executor itself does so soon.
+    """
+
+    def __init__(self, executor: int) -> None:
+        self._executor = psutil.Process(executor)
+        self._seen: set[int] = set()
+        self._lost_since: float | None = None
+
+    def is_whole(self) -> bool:
+        """Whether all are alive that have ever been seen, or one was missed only just now."""
+        try:
+            alive = {worker.pid for worker in self._executor.children() if worker.status() != psutil.STATUS_ZOMBIE}
+        except psutil.NoSuchProcess:
+            return True
+        if self._lost_since is None and self._seen - alive:
+            self._lost_since = time.monotonic()
+        self._seen |= alive
+        return self._lost_since is None or time.monotonic() - self._lost_since < _SECONDS_TO_END
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

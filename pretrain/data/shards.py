@@ -1,6 +1,6 @@
 """The work of one unit: read its pieces, split, tokenise, write its shards.
 
-Every 64 MB of text its position becomes durable, shards first and the state that points into them last. So a process
+Every 32 MB of text its position becomes durable, shards first and the state that points into them last. So a process
 that is killed loses little, and one that goes on writes the same bytes: what a unit writes depends on its text alone,
 never on where it was stopped or on what other workers did.
 """
@@ -25,7 +25,7 @@ from pretrain.errors import DataError
 
 SPLITS = ("train", "validation")
 KINDS = (*SPLITS, "heldout")
-_DURABLE_BYTES = 64_000_000
+_DURABLE_BYTES = 32_000_000
 _ITEMS_BETWEEN_CHECKS = 1024
 _CHUNK_BYTES = 1 << 22
 

@@ -14,8 +14,6 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,11 @@ from pretrain.data.execute import LOGS
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.shards import run_unit
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.data.unit_state import STATE, read_state, write_durably
+from pretrain.data.unit_state import STATE, write_durably
 from pretrain.data.units import PLAN_NAME, Plan, read_plan
 from pretrain.errors import FinelineError
 
 _PR_SET_PDEATHSIG = 1
-_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class TokeniseUnit(PipelineStep):
@@ -46,7 +43,7 @@ class TokeniseUnit(PipelineStep):
 
         Args:
             writing: folder in the making, on storage that every worker sees.
-            ends_with_parent: the worker dies with the process that started it.
+            ends_with_parent: a worker whose parent is gone ends.
         """
         super().__init__()
         self.writing = writing
@@ -55,8 +52,6 @@ class TokeniseUnit(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Makes one unit; an error of ours is left where the main process finds it."""
         writing = Path(self.writing)
-        if self.ends_with_parent:
-            die_with_parent()
         parent = os.getppid()
 
         def check() -> None:
@@ -98,27 +93,15 @@ def main() -> int:
     if os.getppid() != options.parent:  # it ended before we asked
         return 1
     plan = read_plan(options.writing / PLAN_NAME)
-    threading.Thread(target=_end_with_worker, args=(options.writing, plan), daemon=True).start()
+    os.register_at_fork(after_in_child=die_with_parent)
     LocalPipelineExecutor(
         [TokeniseUnit(str(options.writing), ends_with_parent=True)],
         tasks=len(plan.units),
         workers=options.workers,
         logging_dir=str(options.writing / LOGS),
         skip_completed=False,
-        # A forkserver's children have it for a parent, and would not notice that we are gone.
-        start_method="spawn",
+        # This process is there to be forked: it has one thread. Workers of a forkserver have that for a parent, and
+        # would not notice that we are gone; spawned ones ask for it only when they get a task.
+        start_method="fork",
     ).run()
     return 0
-
-
-def _end_with_worker(writing: Path, plan: Plan) -> None:
-    """Ends everything when a worker was killed: a pool starts another in its place, and waits for ever for its task."""
-    import multiprocess
-
-    seen: set[int] = set()
-    while True:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        alive = {process.pid for process in multiprocess.active_children()}
-        if seen - alive and not all(read_state(writing, unit).is_done for unit in plan.units):
-            os._exit(1)
-        seen |= alive
