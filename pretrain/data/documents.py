@@ -10,15 +10,13 @@ that is not UTF-8, and holds a line however long it is. Nothing would be counted
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import orjson
 
-from pretrain.config.data import DataConfig
-from pretrain.data.files import BUNDLED_DIR, BUNDLED_PREFIX, TOKEN_IDS, InputFile, find_files
+from pretrain.data.files import TOKEN_IDS, InputFile
 from pretrain.data.lines import Broken, Line, read_chunks, read_lines
 from pretrain.data.records import (
     Document,
@@ -32,19 +30,8 @@ from pretrain.data.records import (
     require_text,
     too_long,
 )
-from pretrain.errors import DataError
 
-__all__ = [
-    "BUNDLED_DIR",
-    "BUNDLED_PREFIX",
-    "Document",
-    "Piece",
-    "Rejected",
-    "TokenRow",
-    "read_documents",
-    "read_piece",
-    "resolve_paths",
-]
+__all__ = ["Document", "Piece", "Rejected", "TokenRow", "read_piece"]
 _INT32_MAX = 2**31 - 1
 
 
@@ -76,34 +63,6 @@ def read_piece(
             yield _read_text(piece.file, max_line_bytes=max_line_bytes)
     else:
         yield from _read_lines(piece, text_key, max_line_bytes=max_line_bytes, skip=skip, row_tokens=row_tokens)
-
-
-def read_documents(paths: Iterable[str | Path], *, text_key: str = "text") -> Iterator[Document]:
-    """Documents of whole files, in order, where nothing may be wrong with them.
-
-    Args:
-        paths: files, each of a known ending.
-        text_key: field or column that holds the text.
-
-    Raises:
-        DataError: the first line that gives no document, named with file, line and reason; or a file without any.
-            Documents without text are passed over.
-    """
-    for file in find_files([str(path) for path in paths], key="paths"):
-        is_empty = True
-        for item in read_piece(Piece(file), text_key=text_key, max_line_bytes=DataConfig().max_line_bytes):
-            is_empty = False
-            if isinstance(item, Document):
-                yield item
-            elif isinstance(item, Rejected) and not item.is_empty:
-                raise DataError(f"{item.file}, line {item.line}: {item.detail}")
-        if is_empty:
-            raise DataError(f"{file.path} holds no documents. Remove it from data.sources or write it again.")
-
-
-def resolve_paths(patterns: Sequence[str], *, key: str) -> list[Path]:
-    """Paths of `find_files`."""
-    return [Path(file.path) for file in find_files(patterns, key=key)]
 
 
 def _read_lines(

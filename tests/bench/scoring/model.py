@@ -11,7 +11,8 @@ from typing import Any
 
 from pretrain.config.model import ModelConfig
 from pretrain.config.run import RunConfig
-from pretrain.data.documents import BUNDLED_DIR, read_documents
+from pretrain.data.documents import Document, Piece, read_piece
+from pretrain.data.files import BUNDLED_DIR, find_files
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.engine.base import CheckpointScorer
@@ -44,8 +45,10 @@ def prepare(folder: Path) -> tuple[Tokenizer, ModelSpec, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _TOKENIZER
     if not path.exists():
-        corpus = sorted(BUNDLED_DIR.glob("*.jsonl.zst"))
-        train_tokenizer((document.text for document in read_documents(corpus)), path, vocab_size=VOCAB_SIZE)
+        corpus = find_files([f"{BUNDLED_DIR}/*.jsonl.zst"], key="the bundled corpus")
+        items = (item for f in corpus for item in read_piece(Piece(f), text_key="text", max_line_bytes=1 << 25))
+        texts = (item.text for item in items if isinstance(item, Document))
+        train_tokenizer(texts, path, vocab_size=VOCAB_SIZE)
     spec = ModelSpec.from_config(model_config(), VOCAB_SIZE)
     weights = folder / _WEIGHTS
     if not (weights / "tokenizer_config.json").exists():
