@@ -12,7 +12,14 @@ from typing import Any
 
 from pretrain.errors import DataError
 
-_ENDINGS = (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".txt", ".txt.gz", ".txt.zst")
+_LINES = (".jsonl", ".ndjson", ".txt")
+_ENDINGS = (
+    ".parquet",
+    ".arrow",
+    ".json.gz",
+    ".json.zst",
+    *(e + packed for e in _LINES for packed in ("", ".gz", ".zst")),
+)
 _SPLIT = re.compile(r"(?:^|[-_./])(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_./0-9]|$)")
 
 

@@ -1,6 +1,7 @@
 """Documents of Parquet and Arrow tables: a row is a document, of which two columns are read, a few rows at a time.
 
-Arrow files are those of `datasets` (IPC streams) and Feather files (IPC files). Local ones are mapped, not read.
+Arrow files are those of `datasets` (IPC streams) and Feather files (IPC files). They are read, not mapped: mapped pages
+count as resident memory of a process, and a mapped file that is cut kills it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def count_rows(path: str, form: str) -> int | None:
         with contextlib.ExitStack() as opened:
             if form == "parquet":
                 return int(opened.enter_context(_open_parquet(path, opened)).metadata.num_rows)
-            return sum(batch.num_rows for batch in _record_batches(path, opened))
+            return sum(batch.num_rows for batch in _record_batches(path, opened, is_mapped=True))
     except (pa.ArrowException, OSError):
         return None
 
@@ -143,11 +144,12 @@ def _arrow_batches(path: str, opened: contextlib.ExitStack, text_key: str, first
             return
 
 
-def _record_batches(path: str, opened: contextlib.ExitStack) -> Iterator[pa.RecordBatch]:
+def _record_batches(path: str, opened: contextlib.ExitStack, *, is_mapped: bool = False) -> Iterator[pa.RecordBatch]:
+    """Batches in order. Mapped, only their headers are read until one is looked into."""
     if is_remote(path):
         source = opened.enter_context(pa.PythonFile(opened.enter_context(open_file(path)), mode="r"))
     else:
-        source = opened.enter_context(pa.memory_map(path))
+        source = opened.enter_context(pa.memory_map(path) if is_mapped else pa.OSFile(path))
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
     if is_file:
