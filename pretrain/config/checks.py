@@ -19,7 +19,7 @@ from pretrain.config.grid import batch_problems, divisors, grid_problems
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
-from pretrain.config.tokenizer import PRESETS
+from pretrain.config.tokenizer import LOSSES, PRESETS
 from pretrain.errors import ConfigError
 from pretrain.units import Duration, parse_share
 
@@ -266,6 +266,10 @@ def _tokenizer_problems(config: RunConfig) -> Iterator[str]:
             f"tokenizer.path={path}: no such file (working directory {Path.cwd()}). Give a SentencePiece "
             f"tokenizer.model, or null to train one on the run's own text."
         )
+    for name in config.tokenizer.accept_loss:
+        if name not in LOSSES:
+            nearest = did_you_mean(name, LOSSES)
+            yield f"tokenizer.accept_loss: {name!r} is no kind of loss.{nearest} Known: {', '.join(LOSSES)}."
 
 
 def _side_problems(config: RunConfig) -> Iterator[str]:

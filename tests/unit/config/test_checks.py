@@ -95,6 +95,7 @@ def demo(*overrides: str) -> RunConfig:
         (["data.sources={}"], "data.sources is empty"),
         (["data.sources.wbe.weight=2"], "data.sources.wbe has no paths. Did you mean web?"),
         (["data.sources.web.weight=-1"], "data.sources.web.weight=-1.0 must be 0 or more"),
+        (["tokenizer.accept_loss=[tab]"], "tokenizer.accept_loss: 'tab' is no kind of loss. Did you mean tabs?"),
         (["tokenizer.path=/nowhere/tokenizer.model"], "tokenizer.path=/nowhere/tokenizer.model: no such file"),
         (["track.jsonl.enabled=false"], "cannot be switched off"),
         (["engine.distributed_optimizer=false"], "Set engine.overlap_param_gather=false too."),
