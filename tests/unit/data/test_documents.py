@@ -177,7 +177,7 @@ json_lines = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(json_lines, st.booleans(), st.lists(st.integers(0, 400), max_size=4), st.integers(1, 40))
 def test_any_split_into_byte_ranges_yields_what_the_whole_file_yields(
     tmp_path_factory: pytest.TempPathFactory, content: list[bytes], ends: bool, cuts: list[int], limit: int
