@@ -11,10 +11,10 @@ import pytest
 
 from pretrain.config.checks import check
 from pretrain.config.load import (
-    data_changes,
     compose,
     config_folder,
     config_hash,
+    data_changes,
     difference,
     from_plain,
     identity_hash,
