@@ -174,7 +174,7 @@ def global_batch(batches: list[Batch], *, dp_size: int) -> np.ndarray:
     return np.stack([batch.tokens_MBT for batch in batches], axis=1).reshape(-1, 33)
 
 
-@pytest.mark.parametrize(("dp", "micro"), itertools.product((1, 2, 4), (1, 2, 4)))
+@pytest.mark.parametrize(("dp", "micro"), list(itertools.product((1, 2, 4), (1, 2, 4))))
 def test_every_layout_restarted_at_every_step_reads_the_same_global_batches(
     dp: int, micro: int, config: RunConfig, prepared: PreparedData
 ) -> None:
