@@ -246,6 +246,9 @@ def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
         {name: source.validation_token_bytes for name, source in held_out.items()},
         sequence_length=config.train.sequence_length,
         tokens_per_row=config.probe.tokens_per_row,
+        document_starts={n: source.validation_starts for n, source in held_out.items()}
+        if config.data.document_mask
+        else None,
     )
     hooks: list[Hook] = [
         MetricsHook(flops_per_token=parts.flops, device_name=device, epoch_tokens=order.epoch_tokens),

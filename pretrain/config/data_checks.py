@@ -56,6 +56,11 @@ def _token_chunk_problems(config: RunConfig) -> Iterator[str]:
             "data.token_chunks holds ids of a tokenizer, but tokenizer.path=null would train another. Give the "
             "tokenizer.model they were made with."
         )
+    if data.document_mask:
+        yield (
+            "data.document_mask=true needs to know where documents begin, which rows of data.token_chunks do not say: "
+            "each is a window cut from documents laid end to end. Set it to false (as Amber trained), or give text."
+        )
 
 
 def _share_problems(config: RunConfig) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class PreparedSource:
             the source has no validation text.
         validation_token_bytes: int32 of the same length, UTF-8 bytes of text each of them stands for.
         chunk_rows: of `data.token_chunks`, its samples in each chunk; None of text.
+        validation_starts: int64, places in `validation_tokens` at which a document begins.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PreparedSource:
     validation_tokens: np.ndarray
     validation_token_bytes: np.ndarray
     chunk_rows: tuple[int, ...] | None = None
+    validation_starts: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def validation_bytes(self, start: int, stop: int) -> int:
         """UTF-8 bytes of text of `validation_tokens[start:stop]`; BOS and EOS count 0."""
@@ -153,9 +155,10 @@ def _open_source(name: str, directory: Path | str, tokenizer: Tokenizer, *, limi
     )
     count = min(limit, validation.num_tokens)
     tokens = validation.window(0, count)
-    token_bytes = tokenizer.token_bytes(tokens, document_starts=validation.document_starts(0, count))
+    starts = validation.document_starts(0, count)
+    token_bytes = tokenizer.token_bytes(tokens, document_starts=starts)
     rows = source["chunk_rows"]
-    return PreparedSource(name, train, tokens, token_bytes, None if rows is None else tuple(rows))
+    return PreparedSource(name, train, tokens, token_bytes, None if rows is None else tuple(rows), starts)
 
 
 def _shard_file(directory: Path | str, source: str, about: Mapping[str, Any]) -> ShardFile:

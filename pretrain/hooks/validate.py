@@ -36,6 +36,8 @@ class ValidationHook:
         token_bytes: int32, UTF-8 bytes of text each of these tokens stands for.
         sequence_length: tokens of a window.
         tokens_per_row: windows are packed into rows of about this many tokens.
+        document_starts: int64, where in its tokens the documents of each domain begin: a token then sees its own
+            document only, as in training with `data.document_mask`. None: all that stands before it in its window.
 
     Raises:
         DataError: a domain has not one whole window.
@@ -48,6 +50,7 @@ class ValidationHook:
         *,
         sequence_length: int,
         tokens_per_row: int,
+        document_starts: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._domains: list[_Domain] = []
         rows: list[PackedRow] = []
@@ -56,10 +59,16 @@ class ValidationHook:
         for name, ids in tokens.items():
             windows_WT = _windows(name, ids, sequence_length)
             num_targets = len(windows_WT) * sequence_length
+            starts = np.empty(0, dtype=np.int64) if document_starts is None else document_starts[name]
+            ends_WS = _ends(starts, num_windows=len(windows_WT), sequence_length=sequence_length)
             num_bytes = int(token_bytes[name][1 : num_targets + 1].sum(dtype=np.int64))
             self._domains.append(_Domain(name, first_pair, num_targets, num_bytes))
             rows += [
-                _row(windows_WT[start : start + per_row], first_pair + start * sequence_length)
+                _row(
+                    windows_WT[start : start + per_row],
+                    ends_WS[start : start + per_row] - start * sequence_length,
+                    first_pair + start * sequence_length,
+                )
                 for start in range(0, len(windows_WT), per_row)
             ]
             first_pair += num_targets
@@ -101,7 +110,15 @@ def _windows(name: str, ids: np.ndarray, sequence_length: int) -> np.ndarray:
     return np.asarray(ids)[starts + np.arange(sequence_length + 1)]
 
 
-def _row(windows_WT: np.ndarray, first_pair: int) -> PackedRow:
+def _ends(document_starts: np.ndarray, *, num_windows: int, sequence_length: int) -> np.ndarray:
+    """[W, sequence_length]: over all windows laid end to end, where each token's document or window ends."""
+    size = num_windows * sequence_length
+    bounds = np.union1d(document_starts, np.arange(num_windows + 1) * sequence_length)
+    bounds = bounds[bounds <= size]
+    return np.repeat(bounds[1:], np.diff(bounds)).reshape(num_windows, sequence_length)
+
+
+def _row(windows_WT: np.ndarray, ends_WS: np.ndarray, first_pair: int) -> PackedRow:
     count, length = windows_WT.shape[0], windows_WT.shape[1] - 1
     size = count * length
     flat = np.arange(size, dtype=np.int64)
@@ -111,7 +128,7 @@ def _row(windows_WT: np.ndarray, first_pair: int) -> PackedRow:
         block_length=length,
         tokens_S=windows_WT[:, :-1].astype(np.int32).reshape(-1),
         positions_S=np.tile(np.arange(length, dtype=np.int32), count),
-        ends_S=np.repeat((np.arange(count, dtype=np.int32) + 1) * length, length),
+        ends_S=ends_WS.astype(np.int32).reshape(-1),
         num_real_tokens=size,
         wanted_W=flat,
         pair_wanted_P=flat,

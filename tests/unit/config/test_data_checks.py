@@ -52,6 +52,7 @@ def test_what_can_run_has_no_problems(overrides: list[str]) -> None:
         ([*TWO, 'data.skip=["9:3"]'], "data.skip[0]='9:3' is empty"),
         (CHUNKS, "data.order='mixture' knows none"),
         ([*CHUNKS, "data.order=chunked", f"{BOOKS}.paths=[a.jsonl]"], "beside data.token_chunks"),
+        ([*CHUNKS, "data.order=chunked", "data.document_mask=true"], "which rows of data.token_chunks do not say"),
         ([*CHUNKS, "data.order=chunked", "tokenizer.path=null"], "would train another"),
     ],
 )
