@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datatrove.executor.slurm import SlurmPipelineExecutor, launch_slurm_job
+from loguru import logger
 
 from pretrain.config.run import RunConfig
 from pretrain.data.execute import LOGS, clear_errors, find_error
@@ -154,6 +155,7 @@ def prepare_on_slurm(
             unit.number for unit, state in zip(made.plan.units, watch.states, strict=True) if not state.is_done
         ]
         array = unit_array(made, options=options, finishing=finishing, unfinished=unfinished)
+        logger.disable("datatrove")  # what it says is said below
         try:
             array.run()
         except subprocess.CalledProcessError as failed:

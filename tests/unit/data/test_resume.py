@@ -236,7 +236,7 @@ def corpus_config(tmp_path: Path, tokenizer: Tokenizer) -> RunConfig:
     config.run.dir = str(tmp_path)
     config.tokenizer.path, config.tokenizer.vocab_size = str(model), tokenizer.vocab_size
     config.data.sources = {"corpus": SourceConfig(paths=[f"{CORPUS}/*.jsonl.zst"])}
-    config.data.shard_bytes = 4_000_000
+    config.data.shard_bytes, config.data.holdout_fraction = 4_000_000, 0.0
     return config
 
 
@@ -292,7 +292,7 @@ def test_memory_of_a_worker_is_flat_in_the_size_of_its_input(tmp_path: Path, tok
                 break
             peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
             time.sleep(0.2)
-        assert main.wait() == 0
+        assert main.communicate() == (None, "")
         peaks[name] = peak * 1024
         shutil.rmtree(tmp_path / name.replace(" ", "-"))
     print(json.dumps(peaks))
