@@ -33,8 +33,8 @@ BAD = [
 ]
 
 
-def source_manifest(config: RunConfig, tmp_path: Path, name: str, **options: int) -> dict[str, Any]:
-    prepared = ensure_prepared(config, run_root=tmp_path / "run", **options)
+def source_manifest(config: RunConfig, tmp_path: Path, name: str) -> dict[str, Any]:
+    prepared = ensure_prepared(config, run_root=tmp_path / "run")
     return json.loads((Path(prepared.directory) / name / "manifest.json").read_text())
 
 
@@ -47,16 +47,16 @@ def good(texts: list[str]) -> list[bytes]:
     return [json.dumps({"text": text}).encode() for text in texts]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("is_cut", [False, True])
 def test_rejected_lines_are_counted_by_reason_and_the_first_are_named(
-    workers: int, config: RunConfig, tmp_path: Path, make_texts: Callable
+    is_cut: bool, config: RunConfig, tmp_path: Path, make_texts: Callable
 ) -> None:
     lines = good(make_texts(100, seed=2))
     lines[40:40] = [*BAD, b'{"text": ""}', b"", b'{"text": "' + b"x" * 5000 + b'"}']
     only_code(config, lines, tmp_path)
     config.data.max_line_bytes, config.data.max_rejected_share = 4000, 0.1
-    config.data.shard_bytes = 10**9 if workers == 1 else 12_000
-    manifest = source_manifest(config, tmp_path, "code", workers=workers)
+    config.data.shard_bytes = 12_000 if is_cut else 10**9
+    manifest = source_manifest(config, tmp_path, "code")
     assert manifest["documents"] == 100 and manifest["lines"] == 109
     assert manifest["rejected"] == {
         "empty": 1, "invalid_json": 1, "invalid_utf8": 1, "lone_surrogate": 1, "missing_text": 1, "not_text": 1,
@@ -65,7 +65,7 @@ def test_rejected_lines_are_counted_by_reason_and_the_first_are_named(
     named = manifest["first_rejected"]
     assert [entry["reason"] for entry in named][:3] == ["invalid_utf8", "invalid_json", "missing_text"]
     assert {entry["file"] for entry in named} == {"code.jsonl"}
-    if workers == 1:
+    if not is_cut:
         assert [entry["place"] for entry in named] == [f"line {n}" for n in (*range(41, 48), 50)]
     else:  # lines before a piece are not counted, so the place is a byte
         offsets = np.cumsum([0, *(len(line) + 1 for line in lines)])

@@ -175,12 +175,12 @@ def test_on_a_file_system_without_room_nothing_half_written_looks_whole(config: 
     assert found == prepare_in(config, tmp_path / "roomy")
 
 
-@pytest.mark.parametrize("victim", ["main", "worker"])
+@pytest.mark.parametrize("victim", ["main", pytest.param("worker", marks=pytest.mark.slow)])
 def test_no_worker_outlives_its_main_and_a_dead_worker_is_told(
     victim: str, config: RunConfig, tmp_path: Path, make_texts: Callable, write_jsonl: Callable
 ) -> None:
-    write_jsonl(tmp_path / "code.jsonl", make_texts(4000, seed=2))
-    config.data.shard_bytes = 400_000
+    write_jsonl(tmp_path / "code.jsonl", make_texts(2000, seed=2))
+    config.data.shard_bytes = 200_000
     main = start_main(config, tmp_path / "tokens", workers=2)
     workers = wait_for_workers(main, tmp_path / "tokens.writing")
     (main if victim == "main" else workers[0]).kill()

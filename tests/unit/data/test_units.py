@@ -25,7 +25,7 @@ def make_file(number: int, kind: str, size: int) -> InputFile:
 
 
 @given(st.lists(st.tuples(KINDS, st.integers(0, 5000)), min_size=1, max_size=12), st.integers(1, 3000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_units_cover_every_byte_and_row_once_and_in_order(kinds: list[tuple[str, int]], shard_bytes: int) -> None:
     files = [make_file(number, *one) for number, one in enumerate(kinds)]
     units = list(cut(files, shard_bytes=shard_bytes))
