@@ -27,6 +27,7 @@ from pretrain.data.loader import BatchLoader
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.order import SampleOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared, open_prepared
+from pretrain.data.prepared import check_folder, is_prepared
 from pretrain.data.run_order import (
     ORDER_NAME,
     OrderHistory,
@@ -110,7 +111,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     data = _prepare_data(config, job, directory)
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
-    job.once(lambda: _keep_records(engine, directory))
+    job.once(lambda: _keep_records(engine, data, directory))
     parts = _Parts(config, suite, job, directory, data, spec, engine)
     state, resume_step = _resume(parts)
     history, changes = _order_history(parts, state)
@@ -147,7 +148,8 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     return 0 if finished else EXIT_STOPPED
 
 
-def _keep_records(engine: Engine, directory: Path) -> None:
+def _keep_records(engine: Engine, data: PreparedData, directory: Path) -> None:
+    data.tokenizer.save(directory / TOKENIZER_NAME)
     for name, text in engine.records().items():
         (directory / name).write_text(text)
 
@@ -157,8 +159,9 @@ def _prepare_data(config: RunConfig, job: Job, directory: Path) -> PreparedData:
 
     def prepare() -> Path | str:
         if config.data.prepared_dir is None and (directory / ORDER_NAME).exists():
-            used = Path(read_order(directory).prepared)
-            if used.exists():
+            used = read_order(directory).prepared
+            if is_prepared(used):
+                check_folder(used, full=config.data.verify == "full")
                 return used
         return ensure_prepared(config, run_root=Path(config.run.dir), progress=_say).directory
 
@@ -309,7 +312,7 @@ def _after_publication(parts: _Parts) -> Callable[[Path], None]:
                 export_checkpoint(
                     reader,
                     parts.directory / EXPORTS / checkpoint.name,
-                    tokenizer_model=Path(parts.data.directory) / TOKENIZER_NAME,
+                    tokenizer_model=parts.directory / TOKENIZER_NAME,
                     add_bos=config.tokenizer.add_bos,
                     tolerance=config.checkpoint.export_tolerance,
                 )

@@ -174,6 +174,7 @@ def _fitting(tokenizer: Tokenizer, path: Path, target: Target) -> Tokenizer:
 def _tokenizer_places(target: Target) -> Iterator[Path]:
     """Where a tokenizer may lie, most likely first."""
     if target.config is not None and target.run is not None:
+        yield target.run / TOKENIZER_NAME
         if target.config.tokenizer.path is not None:
             yield Path(target.config.tokenizer.path)
         if target.config.data.prepared_dir is not None:

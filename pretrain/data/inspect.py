@@ -64,7 +64,7 @@ def show_step(run: Path, *, step: int, rank: int | None = None) -> Iterator[Show
     if rank is not None and not 0 <= rank < record.world_size:
         raise DataError(f"--rank {rank} is not a rank of {run}: they are 0 to {record.world_size - 1}.")
     wanted = None if rank is None else layout.coordinates(rank).data
-    prepared = open_prepared(config, directory=Path(record.prepared))
+    prepared = open_prepared(config, directory=record.prepared)
     order = sample_order(config, prepared, record.history)
     first = config.batch_sizes.samples(step - 1)
     count = config.batch_sizes.at_sample(first)

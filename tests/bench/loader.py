@@ -131,7 +131,7 @@ def main() -> None:
 
     machine = describe_machine(threads=1)
     is_quiet(machine)
-    num_rounds, num_tokens = (1, 2**23) if arguments.quick else (5, 2**27)
+    num_rounds, num_tokens = (1, 2**23) if arguments.quick else (arguments.rounds, 2**27)
     options = {"seconds": 1.0, "steps": 50} if arguments.quick else {"seconds": 4.0, "steps": 300}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as name:
@@ -158,6 +158,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write", required="--measure" not in sys.argv)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that everything runs")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parser.parse_args()
