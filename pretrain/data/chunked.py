@@ -25,6 +25,7 @@ class ChunkedOrder:
         sources: names of the sources that are trained on, sorted.
         sequence_length: S, tokens a sample is trained on.
         num_windows: windows of each source that one pass over all chunks goes through, those that are dropped included.
+        global_batch_size: samples of a step over all ranks.
         rows: int64 [num_chunks, num_sources], samples of each source in each chunk.
         chunk_steps: int64 [num_chunks], optimizer steps of each chunk.
         dropped: int64 [num_chunks], samples at the end of each chunk that fill no batch.
@@ -56,6 +57,7 @@ class ChunkedOrder:
         """
         self.sources, self.sequence_length, self.rows = tuple(sources), sequence_length, rows
         self.num_windows = tuple(int(n) for n in rows.sum(axis=0))
+        self.global_batch_size = global_batch_size
         sizes = rows.sum(axis=1)
         self.chunk_steps = sizes // global_batch_size
         self.dropped = sizes - self.chunk_steps * global_batch_size

@@ -164,8 +164,17 @@ def given_shares(data: DataConfig) -> dict[str, str]:
 
 
 def chunk_ends(order: SampleOrder, *, total_steps: int) -> list[int]:
-    """Steps after which a chunk of data.order=chunked is complete; none for other orders."""
-    return order.order.chunk_ends(total_steps) if isinstance(order.order, ChunkedOrder) else []
+    """Steps after which a chunk of data.order=chunked is complete; none for other orders.
+
+    Samples that are skipped let what follows move up: a chunk may then end within a step.
+    """
+    chunked = order.order
+    if not isinstance(chunked, ChunkedOrder):
+        return []
+    batch, skips = chunked.global_batch_size, order.skips
+    ends = chunked.chunk_ends(total_steps + -(-sum(stop - first for first, stop in skips.ranges) // batch))
+    trained = [end * batch - sum(stop - first for first, stop in skips.before(end * batch)) for end in ends]
+    return sorted({step for count in trained if 0 < (step := -(-count // batch)) <= total_steps})
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,18 @@ def test_the_record_in_the_run_directory_is_read_as_it_was_written(
         OrderHistory.from_state_dict({"shares": 3})
 
 
+def test_skipped_samples_let_chunks_end_earlier(config: RunConfig, prepared: PreparedData) -> None:
+    config.data.order, config.data.num_chunks, config.data.skip = "chunked", 17, ["4:12", "30:33"]
+    for source in config.data.sources.values():
+        source.weight = 1.0
+    order = sample_order(config, prepared)
+    ends = chunk_ends(order, total_steps=40)
+    chunk = order.locate(0, 40 * 8).window % 17
+    # A chunk is complete with the step in which its last sample is trained on.
+    last = [place for place in range(1, 40 * 8) if chunk[place] != chunk[place - 1]]
+    assert ends == [-(-place // 8) for place in last] and len(ends) > 4
+
+
 def test_each_order_reads_every_source_that_has_a_weight(config: RunConfig, prepared: PreparedData) -> None:
     config.data.sources["prose"].weight, config.data.sources["code"] = (
         1.0,
