@@ -35,6 +35,7 @@ def test_the_run_keeps_what_deepspeed_was_given_and_probes_every_save(whole: Pat
     assert start["engine"] == "deepspeed" and start["optimizer"] == "torch.optim.adamw.AdamW"
 
 
+@pytest.mark.slow
 def test_the_deepspeed_launcher_gives_the_same_run(folder: Path, whole: Path) -> None:
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]
     arguments = runs.overrides(folder, "launched", "engine=deepspeed_zero3")

@@ -108,6 +108,7 @@ def test_score_says_of_a_checkpoint_and_of_its_export_what_inline_probing_did(in
     assert {path: path.read_bytes() for path in inline.glob("*") if path.is_file()} == files, "nothing is written"
 
 
+@pytest.mark.slow
 def test_another_layout_says_the_same_up_to_rounding(inline: Path, folder: Path) -> None:
     out = folder / "tensor"
     arguments = ["score", inline / "checkpoints/step_00000010", "parallel.tensor=2", "parallel.sequence=true"]

@@ -188,6 +188,7 @@ def test_lm_eval_on_the_export_gives_the_same_answers_item_by_item(whole: Path) 
             assert recorded["acc", task] == pytest.approx(acc, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(folder: Path, whole: Path) -> None:
     log, export = folder / "started.log", whole / "export/step_00000024"
     more = [f"checkpoint.start_from={export}", f"tokenizer.path={export / 'tokenizer.model'}", "train.steps=4"]

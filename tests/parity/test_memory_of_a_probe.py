@@ -34,6 +34,7 @@ def measured() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+pytestmark = pytest.mark.slow
 every_layout = pytest.mark.parametrize("name", [one.name for layouts in LAYOUTS.values() for one in layouts])
 
 
@@ -48,7 +49,6 @@ def test_torchs_allocator_gets_everything_back(measured: Any) -> None:
     assert [rank["net"] for rank in measured["one process"]] == [0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world_size", LAYOUTS)
 def test_many_probes_do_not_grow_the_heap(world_size: int) -> None:
     hidden_states = 256 * 64 * 4  # of one of these rows, fp32; a probe that kept one would grow by 20 of them

