@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -242,7 +243,7 @@ def main(arguments: list[str]) -> None:
             options.json,
             name="prepare",
             figures=found,
-            command=f"python -m tests.bench.prepare{' --quick' if options.quick else ''} --json {options.json}",
+            command=shlex.join(["python", "-m", "tests.bench.prepare", *arguments]),
             machine=machine,
             versions=package_versions(["megatron-core", "sentencepiece", "tokenizers", "datatrove", "orjson", "numpy"]),
         )
