@@ -36,8 +36,8 @@ class DataConfig:
     document_mask: bool = False
     """Tokens see their own document only. Off, a window sees all that was concatenated into it (Amber, OpenLLaMA)."""
     skip: list[str] = field(default_factory=list)
-    """Ranges of the sample order that are left out, `first:stop` (stop is not part of it), in rising order. What follows
-    moves up."""
+    """Ranges of the sample order that are left out, `first:stop` (stop is not part of it), rising. What follows moves
+    up."""
     accept_changes: bool = False
     """Lets a run that is resumed go on with other shares (`weight`, `tokens`, `epochs`) or other `skip` ranges."""
     prepared_dir: str | None = None
