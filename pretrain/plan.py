@@ -191,7 +191,7 @@ def disk_plan(config: RunConfig, *, stored: int, exported: int) -> DiskPlan:
         stored: elements of a checkpoint's weights.
         exported: elements of an export's.
     """
-    calendar = save_steps(config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes)
+    calendar = save_steps(config)
     saves, keep = len(calendar.steps()), config.checkpoint.keep
     resumable = saves if keep is None else min(saves, keep)
     exports = {"all": saves, "last": 1}.get(config.checkpoint.export, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.checkpoint.calendar import save_steps
+from pretrain.checkpoint.calendar import Calendar, save_steps
 from pretrain.checkpoint.huggingface import export_checkpoint
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
@@ -120,9 +120,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     tracker = build_tracker(config.track, info, rank=job.rank)
     ends = chunk_ends(order, total_steps=config.total_steps)
     job.once(lambda: write_order(directory, RunOrder(history, str(data.directory), job.world_size, ends)))
-    calendar = save_steps(
-        config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes, chunk_ends=ends
-    )
+    calendar = save_steps(config, chunk_ends=ends)
     run = Run(
         config=config,
         state=state,
@@ -139,7 +137,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
         if changes:
             tracker.event("order_changed", step=state.step, changes=changes, sample=history.skips.index(state.samples))
-        fit(run, batches, _hooks(parts, order))
+        fit(run, batches, _hooks(parts, order, calendar))
         finished = state.step >= config.total_steps
         tracker.event("finished" if finished else "stopped", step=state.step)
     # A launcher ends all ranks as soon as one leaves with a code that is not 0: rank 0 must have closed its sinks.
@@ -239,7 +237,7 @@ def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
     )
 
 
-def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
+def _hooks(parts: _Parts, order: SampleOrder, calendar: Calendar) -> list[Hook]:
     """In the order they act at a save: measure, save, probe."""
     config, sources = parts.config, parts.data.sources
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -258,7 +256,7 @@ def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
         *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
         *([validation] if held_out else []),
-        CheckpointHook(_publisher(parts), _checkpoint_meta(parts)),
+        CheckpointHook(_publisher(parts, calendar), _checkpoint_meta(parts)),
     ]
     if config.probe.mode != "off":
         hooks.append(LateScoresHook())  # inline too: a watcher may make up for what was left out
@@ -276,14 +274,14 @@ def _hooks(parts: _Parts, order: SampleOrder) -> list[Hook]:
     return hooks
 
 
-def _publisher(parts: _Parts) -> Publisher:
+def _publisher(parts: _Parts, calendar: Calendar) -> Publisher:
     return Publisher(
         parts.directory / CHECKPOINTS,
         rank=parts.job.rank,
         world_size=parts.job.world_size,
         barrier=parts.job.barrier,
         background=parts.config.checkpoint.background,
-        on_published=_after_publication(parts),
+        on_published=_after_publication(parts, calendar),
     )
 
 
@@ -300,7 +298,7 @@ def _checkpoint_meta(parts: _Parts) -> CheckpointMeta:
     )
 
 
-def _after_publication(parts: _Parts) -> Callable[[Path], None]:
+def _after_publication(parts: _Parts, calendar: Calendar) -> Callable[[Path], None]:
     """Export and retention, on the thread that wrote the checkpoint; a refused export must not fill the disk."""
     config = parts.config
 
@@ -317,7 +315,7 @@ def _after_publication(parts: _Parts) -> Callable[[Path], None]:
                     tolerance=config.checkpoint.export_tolerance,
                 )
         finally:
-            retain(checkpoint.parent, keep=config.checkpoint.keep)
+            retain(checkpoint.parent, keep=config.checkpoint.keep, always=calendar.keeps_state)
 
     return act
 

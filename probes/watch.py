@@ -257,9 +257,7 @@ class Watcher:
     def _calendar(self) -> Calendar:
         config = self._config
         ends = read_order(self._directory).chunk_ends if config.data.order == "chunked" else ()
-        return save_steps(
-            config.checkpoint, total_steps=config.total_steps, batch_sizes=config.batch_sizes, chunk_ends=ends
-        )
+        return save_steps(config, chunk_ends=ends)
 
     def _events(self) -> list[dict[str, object]]:
         return read_rows(self._directory / "events.jsonl")

@@ -6,6 +6,7 @@ that a crash at any point leaves checkpoints that are valid; leftovers go at the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pretrain.checkpoint.blocks import KINDS, WEIGHTS_ONLY
@@ -16,7 +17,7 @@ from pretrain.errors import ConfigError
 _MOMENTS = tuple(kind for kind in KINDS if kind not in WEIGHTS_ONLY)
 
 
-def retain(root: Path, *, keep: int | None) -> list[Path]:
+def retain(root: Path, *, keep: int | None, always: Callable[[int], bool] = lambda step: False) -> list[Path]:
     """Drops the moments of all but the newest `keep` resumable checkpoints. Call it on one rank.
 
     Folders that are no usable checkpoint are neither counted nor touched.
@@ -24,6 +25,7 @@ def retain(root: Path, *, keep: int | None) -> list[Path]:
     Args:
         root: folder of the run's checkpoints.
         keep: checkpoints that stay resumable, at least 1; None keeps all.
+        always: whether a step's stays resumable beside them (`Calendar.keeps_state`).
 
     Returns:
         The checkpoints that were reduced by this call, oldest first.
@@ -37,7 +39,7 @@ def retain(root: Path, *, keep: int | None) -> list[Path]:
     if keep < 1:
         raise ConfigError(f"checkpoint.keep={keep} would leave nothing to resume from. Use 1 or more, or null.")
     usable = [(info.path, info.manifest) for info in list_checkpoints(root) if info.manifest is not None]
-    resumable = [(path, manifest) for path, manifest in usable if manifest.is_resumable]
+    resumable = [(path, manifest) for path, manifest in usable if manifest.is_resumable and not always(manifest.step)]
     reduced = []
     for path, manifest in resumable[:-keep]:
         manifest.with_kinds(WEIGHTS_ONLY).write(path)

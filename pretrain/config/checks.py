@@ -21,6 +21,7 @@ from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
 from pretrain.config.tokenizer import LOSSES, PRESETS
 from pretrain.errors import ConfigError
+from pretrain.naming import template_problems
 from pretrain.units import Duration, parse_share
 
 CHOICES = {
@@ -37,6 +38,7 @@ CHOICES = {
     "engine.adam": ("auto", "torch", "deepspeed"),
     "precision.compute": ("bf16", "fp32"),
     "checkpoint.export": ("none", "last", "all"),
+    "checkpoint.export_dtype": ("float32", "bfloat16"),
     "probe.mode": ("inline", "beside", "off"),
 }
 """Allowed values of the fields that are names."""
@@ -78,6 +80,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "schedule.min_learning_rate": (0, math.inf),
     "engine.bucket_size": (1, math.inf),
     "engine.timeout_minutes": (1, math.inf),
+    "checkpoint.per_decade": (1, 1000),
+    "checkpoint.start_step": (0, math.inf),
     "checkpoint.keep": (1, math.inf),
     "checkpoint.export_tolerance": (0, math.inf),
     "probe.limit": (1, math.inf),
@@ -90,6 +94,7 @@ _DURATIONS = (
     "schedule.warmup",
     "schedule.decay",
     "checkpoint.every",
+    "checkpoint.milestones",
     "track.console.every",
     "track.dynamics.every",
     "probe.milestones",
@@ -284,8 +289,26 @@ def _side_problems(config: RunConfig) -> Iterator[str]:
             "engine.distributed_optimizer=false. Set engine.overlap_param_gather=false too."
         )
     yield from _tier_problems(config)
-    if any(step < 0 for step in config.checkpoint.early):
-        yield f"checkpoint.early={config.checkpoint.early} must be steps of 0 or more."
+    yield from _checkpoint_problems(config)
+
+
+def _checkpoint_problems(config: RunConfig) -> Iterator[str]:
+    checkpoint = config.checkpoint
+    if any(step < 0 for step in checkpoint.early):
+        yield f"checkpoint.early={checkpoint.early} must be steps of 0 or more."
+    yield from template_problems("checkpoint.export_name", checkpoint.export_name)
+    if checkpoint.hub_repository is not None:
+        yield from template_problems("checkpoint.hub_repository", checkpoint.hub_repository)
+        if checkpoint.export == "none":
+            yield (
+                f"checkpoint.hub_repository={checkpoint.hub_repository} has nothing to push: checkpoint.export=none. "
+                f"Set checkpoint.export=all or last, or checkpoint.hub_repository=null."
+            )
+    if checkpoint.start_step and checkpoint.start_from is None:
+        yield (
+            f"checkpoint.start_step={checkpoint.start_step} says how long the weights of checkpoint.start_from have "
+            f"been trained, which is null. Name them, or leave it 0."
+        )
 
 
 def _tier_problems(config: RunConfig) -> Iterator[str]:

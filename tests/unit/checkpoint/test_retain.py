@@ -57,3 +57,9 @@ def test_weights_alone_are_not_chosen_to_resume_from(tmp_path):
     said = []
     assert newest_valid(tmp_path, log=said.append) is None
     assert "weights only" in said[1]
+
+
+def test_milestones_stay_resumable_beside_the_newest(tmp_path):
+    paths = _save(tmp_path, [1, 2, 3, 4])
+    assert retain(tmp_path, keep=1, always=lambda step: step == 2) == [paths[0], paths[2]]
+    assert [CheckpointReader(path).manifest.is_resumable for path in paths] == [False, True, False, True]
