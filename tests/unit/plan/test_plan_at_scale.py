@@ -19,10 +19,11 @@ from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
 from pretrain.engine.layout import ParallelLayout
 from pretrain.model.spec import ModelSpec
-from pretrain.plan import activation_bytes, chunks_in_flight, disk_plan
+from pretrain.plan.memory import activation_bytes, chunks_in_flight
+from pretrain.plan.storage import disk_plan
 from tests.support.ranks import environment, run_ranks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SMALL = [
     "experiment=demo",
@@ -74,7 +75,7 @@ OPTIMIZERS = [
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    return run_ranks("tests.unit.test_plan_at_scale:_measure", 1)[0]
+    return run_ranks("tests.unit.plan.test_plan_at_scale:_measure", 1)[0]
 
 
 @functools.cache
@@ -275,7 +276,7 @@ def _measure(_: Any) -> dict[str, Any]:
 
 def _covered(overrides: tuple[str, ...], world_size: int) -> tuple[bool, int]:
     from pretrain.engine.sharded.dry_run import build_shard
-    from pretrain.plan import make_plan
+    from pretrain.plan.plan import make_plan
 
     config = _small(overrides)
     plan = make_plan(config, world_size=world_size, ranks="all")
@@ -372,7 +373,7 @@ def _optimizer(overrides: tuple[str, ...], world_size: int) -> tuple[int, int]:
 
     from pretrain.engine.device import prepare_device
     from pretrain.engine.megatron.engine import MegatronEngine
-    from pretrain.plan import make_plan
+    from pretrain.plan.plan import make_plan
 
     config = _small(overrides)
     memory = make_plan(config, world_size=world_size).ranks[0].memory_bytes

@@ -1,0 +1,73 @@
+"""`python -m pretrain.plan experiment=amber_7b world_size=224`: the command line of plans."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.config.load import compose
+from pretrain.errors import ConfigError, FinelineError
+from pretrain.plan.plan import Plan, make_plan
+from pretrain.plan.text import to_text
+
+_HELP = """\
+Says what a run will need: parameters and memory of its ranks, batches, checkpoints, FLOPs.
+
+  python -m pretrain.plan experiment=amber_7b world_size=224
+  python -m pretrain.plan experiment=amber_7b world_size=224 parallel.tensor=8 parallel.pipeline=4 rank=all
+"""
+_OVERRIDES = """overrides as of `python -m pretrain`, and
+world_size=N (default: cluster.nodes x cluster.processes_per_node);
+rank=R, rank=R,S,… or rank=all: ranks to build (default: the first of the first, a middle and the last stage)"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m pretrain.plan", description=_HELP, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too, in bytes")
+    parser.add_argument("--config-dir", metavar="DIR", help="a further folder of configuration groups")
+    line = parser.parse_intermixed_args(arguments)
+    try:
+        own = dict(text.split("=", 1) for text in line.overrides if text.startswith(("world_size=", "rank=")))
+        overrides = [text for text in line.overrides if text.partition("=")[0] not in own]
+        config = compose(overrides, config_dir=line.config_dir)
+        size = _whole("world_size", own["world_size"])[0] if "world_size" in own else None
+        rank = own.get("rank", "all")
+        plan = make_plan(
+            config,
+            world_size=size or config.cluster.nodes * config.cluster.processes_per_node,
+            ranks=_whole("rank", rank) if rank != "all" else "all" if "rank" in own else None,
+        )
+        if line.json is not None:
+            _write(line.json, plan)
+    except FinelineError as error:
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        print("\n  - ".join(["This run cannot be planned:", *problems]), file=sys.stderr)
+        return error.exit_code
+    print(to_text(plan), end="")
+    return 0
+
+
+def _whole(key: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or (key == "world_size" and (len(parts) > 1 or int(text) < 1)):
+        allowed = "whole numbers separated by commas, or all" if key == "rank" else "one whole number of 1 or more"
+        raise ConfigError(f"{key}={text} is not valid: give {allowed}, as {key}=8.")
+    return [int(part) for part in parts]
+
+
+def _write(path: Path, plan: Plan) -> None:
+    try:
+        path.write_text(json.dumps(dataclasses.asdict(plan), indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {path} cannot be written: {error.strerror}. Choose a folder that exists.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
