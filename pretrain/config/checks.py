@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.batch_size import RAMP_KEY
+from pretrain.config.cluster_checks import cluster_problems
 from pretrain.config.data import ORDERS, VERIFY
 from pretrain.config.data_checks import data_problems
 from pretrain.config.grid import batch_problems, divisors, grid_problems
@@ -124,6 +125,7 @@ def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[
     yield from _field_problems(config)
     yield from _length_problems(config)
     yield from data_problems(config)
+    yield from cluster_problems(config.cluster)
     yield from _tokenizer_problems(config)
     if not ranges:  # what follows divides by these fields
         yield from _model_problems(config)
