@@ -23,20 +23,16 @@ BAD = {
     "cluster.matmul_share=1.2": "above 0 and at most 1",
     "cluster.link_share=0": "above 0 and at most 1",
     "cluster.peak_teraflops=-1": "above 0 and finite",
-    "cluster.memory_gib=.inf": "above 0 and finite",
+    "cluster.memory_gib=inf": "above 0 and finite",
     "cluster.tokens_per_second_per_device=0": "above 0 and finite",
     "cluster.network_latency_microseconds=-2": "at least 0",
 }
 
 
-@pytest.mark.parametrize(("override", "message"), BAD.items())
-def test_numbers_that_no_machine_has_are_refused_by_name(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        check(compose(["experiment=amber_7b", "cluster=h100", override]))
-    assert override.partition("=")[0] in str(caught.value)
-
-
-def test_all_wrong_numbers_are_named_at_once() -> None:
+def test_numbers_that_no_machine_has_are_refused_by_name_and_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check(compose(["experiment=amber_7b", "cluster=h100", *BAD]))
-    assert all(override.partition("=")[0] in str(caught.value) for override in BAD)
+    problems = [line for line in caught.value.problems if line.startswith("cluster.")]
+    assert len(problems) == len(BAD)
+    for override, message in BAD.items():
+        assert any(line.startswith(override.partition("=")[0] + "=") and message in line for line in problems)
