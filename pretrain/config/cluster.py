@@ -24,7 +24,7 @@ class ClusterConfig:
     fp32_teraflops: float | None = None
     """Peak of matrix products in fp32, for `precision=fp32`."""
     matmul_share: float | None = None
-    """Share of the peak that large matrix products attain when measured, 0 to 1."""
+    """Share of the peak that the matrix products of a training step attain, 0 to 1; less than the best single shape."""
     attention_share: float | None = None
     """Share of the peak that fused attention attains over forward and backward, masked half not counted."""
     memory_gigabytes_per_second: float | None = None
