@@ -189,6 +189,7 @@ def _loader(parts: _Parts, order: SampleOrder) -> BatchLoader:
         dp_size=layout.data,
         vocab_size=parts.data.tokenizer.vocab_size,
         document_mask=config.data.document_mask,
+        left_out_id=parts.data.tokenizer.bos_id if config.train.loss == "sequences" else None,
     )
 
 
@@ -197,7 +198,7 @@ def _resume(parts: _Parts) -> tuple[RunState, int]:
     state = RunState(seed=parts.config.run.seed)
     path = parts.job.once(lambda: newest_valid(parts.directory / CHECKPOINTS, log=_say))
     if path is None:
-        _start_from(parts)
+        _start_from(parts, state)
         return state, -1
     reader = CheckpointReader(path)
     meta = reader.manifest.meta
@@ -214,13 +215,15 @@ def _resume(parts: _Parts) -> tuple[RunState, int]:
     return state, state.step
 
 
-def _start_from(parts: _Parts) -> None:
-    """Gives a new run the weights it was told to start with."""
+def _start_from(parts: _Parts, state: RunState) -> None:
+    """Gives a new run the weights it was told to start with, and the place in the run that they are of."""
     if parts.config.checkpoint.start_from is None:
         return
     folder = Path(parts.config.checkpoint.start_from)
     source = CheckpointReader(folder) if (folder / MANIFEST_NAME).exists() else HuggingFaceSource(folder, parts.spec)
     parts.engine.sharded_state().start_from(source)
+    sizes, state.step = parts.config.batch_sizes, parts.config.checkpoint.start_step
+    state.tokens, state.samples = sizes.tokens(state.step), sizes.tokens(state.step) // sizes.sequence_length
 
 
 def _run_info(parts: _Parts, resume_step: int) -> RunInfo:

@@ -26,6 +26,7 @@ from pretrain.naming import template_problems
 from pretrain.units import Duration, parse_share
 
 CHOICES = {
+    "train.loss": ("tokens", "sequences"),
     "data.order": ORDERS,
     "data.verify": VERIFY,
     "tokenizer.preset": PRESETS,
@@ -103,22 +104,23 @@ _DURATIONS = (
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@-]*")
 
 
-def check(config: RunConfig, world_size: int | None = None) -> None:
+def check(config: RunConfig, world_size: int | None = None, *, files: bool = True) -> None:
     """Refuses a configuration that cannot run.
 
     Args:
         config: the composed configuration.
         world_size: number of processes of the run; None leaves out what depends on it.
+        files: whether the files that a run begins with must be named and there. A plan needs none.
 
     Raises:
         ConfigError: carries every problem found.
     """
-    problems = list(find_problems(config, world_size))
+    problems = list(find_problems(config, world_size, files=files))
     if problems:
         raise ConfigError(problems)
 
 
-def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[str]:
+def find_problems(config: RunConfig, world_size: int | None = None, *, files: bool = True) -> Iterator[str]:
     """The problems that `check` raises, one by one."""
     ranges, durations = list(_range_problems(config)), list(_duration_problems(config))
     yield from [*ranges, *durations]
@@ -127,6 +129,7 @@ def find_problems(config: RunConfig, world_size: int | None = None) -> Iterator[
     yield from data_problems(config)
     yield from cluster_problems(config.cluster)
     yield from _tokenizer_problems(config)
+    yield from _file_problems(config) if files else ()
     if not ranges:  # what follows divides by these fields
         yield from _model_problems(config)
         yield from parallel_problems(config)
@@ -266,13 +269,21 @@ def _world_problems(config: RunConfig, world_size: int | None) -> Iterator[str]:
         yield from batch_problems(config.train, data_parallel=size)
 
 
-def _tokenizer_problems(config: RunConfig) -> Iterator[str]:
+def _file_problems(config: RunConfig) -> Iterator[str]:
     path = config.tokenizer.path
+    if path is None and config.data.token_chunks:
+        yield (
+            "data.token_chunks holds ids of a tokenizer, but tokenizer.path=null would train another. Give the "
+            "tokenizer.model they were made with."
+        )
     if path is not None and not Path(path).is_file():
         yield (
             f"tokenizer.path={path}: no such file (working directory {Path.cwd()}). Give a SentencePiece "
             f"tokenizer.model, or null to train one on the run's own text."
         )
+
+
+def _tokenizer_problems(config: RunConfig) -> Iterator[str]:
     for name in config.tokenizer.accept_loss:
         if name not in LOSSES:
             nearest = did_you_mean(name, LOSSES)
@@ -306,11 +317,18 @@ def _checkpoint_problems(config: RunConfig) -> Iterator[str]:
                 f"checkpoint.hub_repository={checkpoint.hub_repository} has nothing to push: checkpoint.export=none. "
                 f"Set checkpoint.export=all or last, or checkpoint.hub_repository=null."
             )
-    if checkpoint.start_step and checkpoint.start_from is None:
+    yield from _start_problems(config)
+
+
+def _start_problems(config: RunConfig) -> Iterator[str]:
+    start, source = config.checkpoint.start_step, config.checkpoint.start_from
+    if start and source is None:
         yield (
-            f"checkpoint.start_step={checkpoint.start_step} says how long the weights of checkpoint.start_from have "
-            f"been trained, which is null. Name them, or leave it 0."
+            f"checkpoint.start_step={start} says how long the weights of checkpoint.start_from have been trained, "
+            f"which is null. Name them, or leave it 0."
         )
+    if start and config.train.steps is not None and start >= config.train.steps:
+        yield f"checkpoint.start_step={start} leaves nothing to train: train.steps={config.train.steps}."
 
 
 def _tier_problems(config: RunConfig) -> Iterator[str]:

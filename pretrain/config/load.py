@@ -184,8 +184,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "optimizer": plain["optimizer"],
         "schedule": plain["schedule"],
         "precision": {"compute": plain["precision"]["compute"]},
-        "train": {key: plain["train"][key] for key in ("global_batch_size", "batch_ramp", "sequence_length")},
-        "checkpoint": {"start_from": plain["checkpoint"]["start_from"]},
+        "train": {key: plain["train"][key] for key in ("global_batch_size", "batch_ramp", "sequence_length", "loss")},
+        "checkpoint": {key: plain["checkpoint"][key] for key in ("start_from", "start_step")},
         "run": {"seed": plain["run"]["seed"]},
     }
 

@@ -25,5 +25,7 @@ class ModelConfig:
     """Whether input embedding and output layer share one matrix."""
     init_std: float = 0.02
     """Standard deviation of every Linear and Embedding weight at start; norms start at one."""
+    init_depth_scaled: bool = False
+    """Output projections of attention and SwiGLU start with init_std / sqrt(2 x num_layers), as Megatron's do."""
     vocab_multiple: int = 128
     """The embedding has this multiple of rows, whatever the layout, so that checkpoints fit every layout."""

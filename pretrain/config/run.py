@@ -53,6 +53,9 @@ class TrainSection:
     """Smaller batches at the start, as `[{until: 1B tokens, global_batch_size: 256}, …]`; empty is no ramp."""
     sequence_length: int = 2048
     """Tokens a sequence is trained on (inputs; labels are shifted by one)."""
+    loss: str = "tokens"
+    """`tokens`: mean over all targets of a batch. `sequences`: mean over sequences of the mean over each one's targets
+    that are not `<s>` (EasyLM, OpenLLaMA)."""
 
 
 @dataclass(kw_only=True, slots=True)

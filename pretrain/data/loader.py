@@ -41,6 +41,7 @@ class BatchLoader:
         dp_size: int = 1,
         vocab_size: int | None = None,
         document_mask: bool = False,
+        left_out_id: int | None = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -53,6 +54,7 @@ class BatchLoader:
             dp_size: number of data-parallel ranks.
             vocab_size: ids from this on are an error; None checks none.
             document_mask: also say where documents end (`Batch.ends_MBS`).
+            left_out_id: give targets the weights of `sequence_weights`, which leave this id out; None gives none.
 
         Raises:
             ConfigError: a global batch is not a whole number of microbatches on every rank.
@@ -72,6 +74,7 @@ class BatchLoader:
         self._streams = [streams[name] for name in order.sources]
         self._batch_sizes = batch_sizes
         self._vocab_size, self._document_mask = vocab_size, document_mask
+        self._left_out_id = left_out_id
         self._located: tuple[int, SampleLocations] | None = None  # first sample, places from there on
         # Of each batch size, the places in the global batch that are this rank's.
         self._slots_MB = {
@@ -111,7 +114,8 @@ class BatchLoader:
             read_ends(self._streams, source, start, ends_MBS.reshape(-1, length))
         samples = np.bincount(found.source, minlength=len(order.sources))
         source_tokens = {name: int(n) * length for name, n in zip(order.sources, samples, strict=True)}
-        return Batch(tokens_MBT, first_sample, num_samples, source_tokens, ends_MBS)
+        weights_MBS = None if self._left_out_id is None else sequence_weights(tokens_MBT[..., 1:], self._left_out_id)
+        return Batch(tokens_MBT, first_sample, num_samples, source_tokens, ends_MBS, weights_MBS)
 
     def _locate(self, first_sample: int, count: int) -> SampleLocations:
         first, known = self._located or (0, None)
@@ -130,6 +134,24 @@ class BatchLoader:
             read_ahead: batches read before they are asked for, at least 1.
         """
         return BatchIterator(self, first_sample=first_sample, read_ahead=read_ahead)
+
+
+def sequence_weights(targets_S: np.ndarray, left_out_id: int) -> np.ndarray:
+    """Weights that make a mean over targets the mean over sequences of each one's mean, without one id.
+
+    EasyLM's loss (easylm/jax_utils.py, cross_entropy_loss_and_accuracy), with which OpenLLaMA was trained: its targets
+    that begin a document are not trained on, and a sequence counts the same however many those are.
+
+    Args:
+        targets_S: int32 [..., S].
+        left_out_id: weight 0, usually that of `<s>`.
+
+    Returns:
+        float32 [..., S]: S / n on a sequence's n other targets.
+    """
+    wanted_S = targets_S != left_out_id
+    count = np.maximum(wanted_S.sum(-1, keepdims=True), 1)
+    return (wanted_S * (targets_S.shape[-1] / count)).astype(np.float32)
 
 
 class BatchIterator(Iterator[Batch]):

@@ -32,6 +32,8 @@ class Batch:
         ends_MBS: int32 [num_microbatches, micro_batch_size, sequence_length], index one past the last position that
             sees this one: key k is visible to query q when k <= q < ends[k]. None: every position sees all before it.
             The loss is over all targets all the same: a document's last token is trained to end it.
+        weights_MBS: float32 [num_microbatches, micro_batch_size, sequence_length], factor of each target's loss; the
+            mean over the global batch is what is trained on. None: one for each.
     """
 
     tokens_MBT: np.ndarray
@@ -39,6 +41,7 @@ class Batch:
     num_samples: int
     source_tokens: dict[str, int]
     ends_MBS: np.ndarray | None = None
+    weights_MBS: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class StepResult:
     """What one optimizer step did; the same on every rank.
 
     Attributes:
-        loss: mean cross entropy in nats per token over the global batch, before the update.
+        loss: mean cross entropy in nats per token over the global batch, before the update; with weights on targets
+            the weighted mean.
         tokens: tokens of the global batch.
         grad_norm: global L2 norm of the gradient before clipping.
         skipped: the update was not applied (loss or gradient not finite).

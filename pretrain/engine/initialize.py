@@ -7,27 +7,32 @@ Megatron draws weights per rank, so another layout starts another model. Here a 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from pretrain.checkpoint.blocks import Block
+from pretrain.config.model import ModelConfig
 
 _ROWS = 256
 """Rows drawn from one generator: a rank draws only the row groups it holds."""
+_INTO_RESIDUAL = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
 @torch.no_grad()
-def initialize(blocks: Mapping[torch.nn.Parameter, Sequence[Block]], *, seed: int, std: float) -> None:
+def initialize(blocks: Mapping[torch.nn.Parameter, Sequence[Block]], model: ModelConfig, *, seed: int) -> None:
     """Initial weights: a function of (seed, parameter name, row), so that every layout starts the same.
 
-    Norms are one, everything else N(0, std²) (Hugging Face's LLaMA default, without depth scaling).
+    Norms are one, everything else N(0, init_std²), as in Hugging Face's LLaMA; with `init_depth_scaled` the two
+    matrices of a layer that end in the residual stream N(0, init_std² / (2 num_layers)), as in Megatron and GPT-2.
 
     Args:
         blocks: where each local parameter lies in the whole model.
+        model: standard deviations.
         seed: the run's seed.
-        std: standard deviation.
     """
+    scaled = model.init_std / math.sqrt(2 * model.num_layers) if model.init_depth_scaled else model.init_std
     for parameter, parts in blocks.items():
         flat = parameter.data.view(-1)
         for block in parts:
@@ -35,6 +40,7 @@ def initialize(blocks: Mapping[torch.nn.Parameter, Sequence[Block]], *, seed: in
             if len(block.shape) == 1:
                 local.fill_(1.0)
             else:
+                std = scaled if block.key.endswith(_INTO_RESIDUAL) else model.init_std
                 _fill_normal(local, block, seed=seed, std=std)
 
 

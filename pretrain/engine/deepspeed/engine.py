@@ -24,6 +24,7 @@ from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.engine.sharded.dynamics import Observer
 from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
+from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
@@ -54,7 +55,7 @@ class DeepSpeedEngine:
         self._chunks = build_chunks(config, spec, transformer_config(config, spec, **recompute_options(config)))
         (self._model,) = self._chunks
         blocks = blocks_of(self._chunks)
-        initialize(blocks, seed=config.run.seed, std=config.model.init_std)
+        initialize(blocks, config.model, seed=config.run.seed)
         os.environ.setdefault("LOCAL_RANK", "0")  # it insists on one, launcher or not
         ds_config = build_ds_config(config, data_parallel=self._replicas)
         self._records = {FILE_NAME: json.dumps(ds_config, indent=2) + "\n"}
@@ -74,9 +75,9 @@ class DeepSpeedEngine:
         tokens = batch.num_samples * self._config.train.sequence_length
         totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         with observer.activations() if observer else contextlib.nullcontext():
-            for is_last, inputs, mask in self._microbatches(batch):
+            for is_last, inputs, mask, weights_BS in self._microbatches(batch):
                 self._deepspeed.set_gradient_accumulation_boundary(is_last)
-                totals += self._forward_backward(inputs, mask, tokens)
+                totals += self._forward_backward(inputs, mask, weights_BS, step_tokens=tokens)
                 if not is_last:
                     self._deepspeed.step()  # counts microbatches
         if self._replicas > 1:
@@ -153,28 +154,38 @@ class DeepSpeedEngine:
         self._deepspeed.destroy()
         groups.stop()
 
-    def _microbatches(self, batch: Batch) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor | None]]:
-        """(whether it is the step's last, int64 [B, S + 1], mask)."""
+    def _microbatches(
+        self, batch: Batch
+    ) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor | None, torch.Tensor | None]]:
+        """(whether it is the step's last, int64 [B, S + 1], mask, weights of targets [B, S])."""
         tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
         dtype = next(self._model.parameters()).dtype
         for index, tokens_BT in enumerate(tokens_MBT):
             mask = None
             if batch.ends_MBS is not None:
                 mask = document_mask(torch.from_numpy(batch.ends_MBS[index]).to(self._device), dtype=dtype)
-            yield index == len(tokens_MBT) - 1, tokens_BT, mask
+            weights_BS = None
+            if batch.weights_MBS is not None:
+                weights_BS = torch.from_numpy(batch.weights_MBS[index]).to(self._device)
+            yield index == len(tokens_MBT) - 1, tokens_BT, mask, weights_BS
 
-    def _forward_backward(self, tokens_BT: torch.Tensor, mask: torch.Tensor | None, step_tokens: int) -> torch.Tensor:
+    def _forward_backward(
+        self,
+        tokens_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        weights_BS: torch.Tensor | None,
+        *,
+        step_tokens: int,
+    ) -> torch.Tensor:
         """Sums of the microbatch's token losses, and z-losses where there are any: fp64 [1 or 2]."""
         positions = torch.arange(tokens_BT.shape[1] - 1, device=self._device).expand(len(tokens_BT), -1)
         losses = self._deepspeed(tokens_BT[:, :-1].contiguous(), positions, mask, labels=tokens_BT[:, 1:].contiguous())
-        parts_BS = list(losses) if losses.dim() == 3 else [losses]
-        sums = [part_BS.float().sum() for part_BS in parts_BS]
-        total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+        total, sums = summed(losses, weights_BS)
         # DeepSpeed averages gradients over the replicas. A loss that is not finite makes the factor, and with it every
         # gradient, not a number: DeepSpeed then leaves the step out, without anybody waiting for the loss here.
         factor = total.detach() * 0.0 + self._replicas / step_tokens
         self._deepspeed.backward(total * factor, scale_wrt_gas=False)
-        return torch.stack([part.detach().double() for part in sums])
+        return torch.stack([one.double() for one in sums])
 
     def _update(self) -> float:
         """Lets DeepSpeed clip and step; returns the norm before clipping, infinite where it left the step out."""

@@ -28,6 +28,7 @@ from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.engine.sharded.dynamics import Observer
 from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
+from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.layers.attention import zigzag_positions
 from pretrain.model.layers.document_mask import document_mask
@@ -51,7 +52,7 @@ class MegatronEngine:
         self._megatron = transformer_config(config, spec, **_pipeline_options(config), **recompute_options(config))
         self._chunks = build_chunks(config, spec, self._megatron)
         blocks = blocks_of(self._chunks)
-        initialize(blocks, seed=config.run.seed, std=config.model.init_std)
+        initialize(blocks, config.model, seed=config.run.seed)
         # One replica has nobody to share gradients and moments with: no shards, no collectives that only copy.
         self._replicated = groups.replicas()[1] > 1
         self._alone = dist.get_world_size() == 1 and not self._megatron.bf16
@@ -205,12 +206,15 @@ class MegatronEngine:
                 ends_BS = torch.from_numpy(batch.ends_MBS[number]).to(self._device)
                 dtype = self._megatron.params_dtype
                 mask = document_mask(ends_BS, dtype=dtype, query_at=positions, key_at=torch.cat(every))
-            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids, "mask": mask}
+            weights = None
+            if batch.weights_MBS is not None:
+                weights = torch.from_numpy(batch.weights_MBS[number]).to(self._device)[:, positions]
+            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids, "mask": mask, "weights": weights}
 
     def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor | None]], model: Any) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
         losses = model(batch["tokens"], batch["position_ids"], batch["mask"], labels=batch["labels"])
-        return losses, functools.partial(_scaled_sum, scale=1.0 / self._step_tokens)
+        return losses, functools.partial(_scaled_sum, weights_BS=batch["weights"], scale=1.0 / self._step_tokens)
 
     def _finalize_gradients(self, wrappers: list[Any], _: torch.Tensor | None, **options: Any) -> None:
         """Reduces gradients; the loss was divided by the step's tokens, which every rank knows.
@@ -287,15 +291,10 @@ def _pipeline_options(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _scaled_sum(losses: torch.Tensor, *, scale: float) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Megatron's per-token form: (what to differentiate, tokens, what to report).
-
-    Args:
-        losses: [B, S] cross entropy, or with z-loss [2, B, S].
-        scale: 1 / tokens of the step.
-    """
-    parts_BS = list(losses) if losses.dim() == 3 else [losses]
-    sums = [part_BS.float().sum() for part_BS in parts_BS]
-    total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
-    count = torch.tensor(parts_BS[0].numel(), dtype=torch.int, device=losses.device)
-    return total * scale, count, [one.detach() for one in sums]
+def _scaled_sum(
+    losses: torch.Tensor, *, weights_BS: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Megatron's per-token form, `scale` being 1 / tokens of the step: (to differentiate, tokens, to report)."""
+    total, sums = summed(losses, weights_BS)
+    count = torch.tensor(losses.shape[-2:].numel(), dtype=torch.int, device=losses.device)
+    return total * scale, count, sums

@@ -15,7 +15,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
-from pretrain.data.loader import BatchLoader
+from pretrain.data.loader import BatchLoader, sequence_weights
 from pretrain.data.order import SampleOrder, SequentialOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared
 from pretrain.data.run_order import sample_order
@@ -275,3 +275,17 @@ def test_as_many_batches_are_read_ahead_as_asked_and_waiting_is_measured(
     for _ in range(20):
         go.release()
     batches.close()
+
+
+def test_sequence_weights_make_a_mean_of_means_and_leave_one_id_out():
+    rng = np.random.default_rng(0)
+    targets, losses = rng.integers(0, 4, (3, 2, 10)), rng.random((3, 2, 10))
+    targets[0, 0] = 1  # nothing left: EasyLM divides by 1e-10 there, and has a loss of 0
+    means = [
+        sum(one for one, target in zip(*pair, strict=True) if target != 1)
+        / max(1e-10, sum(target != 1 for target in pair[1]))
+        for pair in zip(losses.reshape(6, 10), targets.reshape(6, 10), strict=True)
+    ]
+    weights = sequence_weights(targets, 1)
+    assert weights.dtype == np.float32 and not weights[targets == 1].any()
+    assert (weights * losses).mean() == pytest.approx(sum(means) / 6, rel=1e-6)
