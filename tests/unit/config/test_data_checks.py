@@ -6,6 +6,7 @@ import functools
 
 import pytest
 
+from pretrain.config.checks import find_problems
 from pretrain.config.data_checks import data_problems
 from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
@@ -53,8 +54,13 @@ def test_what_can_run_has_no_problems(overrides: list[str]) -> None:
         (CHUNKS, "data.order='mixture' knows none"),
         ([*CHUNKS, "data.order=chunked", f"{BOOKS}.paths=[a.jsonl]"], "beside data.token_chunks"),
         ([*CHUNKS, "data.order=chunked", "data.document_mask=true"], "which rows of data.token_chunks do not say"),
-        ([*CHUNKS, "data.order=chunked", "tokenizer.path=null"], "would train another"),
     ],
 )
 def test_what_cannot_run_is_told_with_the_remedy(overrides: list[str], reason: str) -> None:
     assert any(reason in problem for problem in problems(*overrides)), problems(*overrides)
+
+
+def test_a_run_over_chunks_needs_their_tokenizer_and_a_plan_does_not() -> None:
+    config = compose([*CHUNKS, "data.order=chunked", "tokenizer.path=null"])
+    assert [problem for problem in find_problems(config) if "would train another" in problem]
+    assert not [problem for problem in find_problems(config, files=False) if "tokenizer" in problem]
