@@ -1,8 +1,13 @@
-"""Published throughput as workloads and clusters, to hold the model of `throughput.py` against; reads one YAML file."""
+"""Published throughput as workloads and clusters, to hold the model of `throughput.py` against.
+
+Reads `published_throughput.yaml`, and the table beside it that one of its groups names.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +20,7 @@ from pretrain.plan.workload import Shape, Workload
 PUBLISHED = Path(__file__).with_name("published_throughput.yaml")
 """Numbers of papers and of repositories' tables, with their sources."""
 
+_PER_DEVICE = "tokens_per_second_per_device"
 _ROW_ONLY = {"model", "devices", "per_node", "cluster", "cluster_values", "figure", "calibrates"}
 
 
@@ -53,8 +59,8 @@ def published_rows() -> list[PublishedRow]:
 
 
 def _group(group: Mapping[str, Any], models: Mapping[str, Shape]) -> Iterator[PublishedRow]:
-    for given in group["rows"]:
-        common = group["common"]
+    common = group["common"]
+    for given in group["rows"] if "rows" in group else _table(group):
         row = {**common, **given}
         row["cluster_values"] = {**common.get("cluster_values", {}), **given.get("cluster_values", {})}
         workload = _workload(row, models[row["model"]])
@@ -71,6 +77,21 @@ def _group(group: Mapping[str, Any], models: Mapping[str, Shape]) -> Iterator[Pu
         )
 
 
+def _table(group: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The group's rows of a table: those of its cluster."""
+    calibrates = dict(group.get("calibrates", {}))
+    constant = calibrates.pop("constant", None)
+    with PUBLISHED.with_name(group["rows_from"]).open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            if line["cluster"] != group["common"]["cluster"]:
+                continue
+            row: dict[str, Any] = {name: int(text) if text.isdecimal() else text for name, text in line.items()}
+            row["cluster_values"] = {"attention_share": float(row.pop("attention_share"))}
+            row["figure"] = {_PER_DEVICE: float(row.pop(_PER_DEVICE))}
+            same = all(row[name] == value for name, value in calibrates.items())
+            yield {**row, "calibrates": constant if same else None}
+
+
 def _shape(sizes: list[Any]) -> Shape:
     names = [field.name for field in dataclasses.fields(Shape)]
     return Shape(**dict(zip(names, sizes, strict=True)))
@@ -83,17 +104,22 @@ def _workload(row: Mapping[str, Any], shape: Shape) -> Workload:
 
 
 def _cluster(row: Mapping[str, Any]) -> ClusterConfig:
-    import yaml
-
-    values = yaml.safe_load((config_folder() / "cluster" / f"{row['cluster']}.yaml").read_text("utf-8"))
+    values = _device(row["cluster"])
     machines = {"processes_per_node": row["per_node"], "nodes": -(-row["devices"] // row["per_node"])}
     return ClusterConfig(**{**values, **machines, **row["cluster_values"]})
+
+
+@functools.cache
+def _device(name: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((config_folder() / "cluster" / f"{name}.yaml").read_text("utf-8"))
 
 
 def _speed(figure: Mapping[str, float], workload: Workload, cluster: ClusterConfig) -> float:
     """Tokens per second of the job, from the figure as it was published."""
     ((kind, value),) = figure.items()
-    if kind == "tokens_per_second_per_device":
+    if kind == _PER_DEVICE:
         return value * workload.devices
     shape = workload.shape
     layers, output = shape.num_layers * shape.layer_parameters, shape.output_parameters

@@ -266,26 +266,27 @@ class Device:
         """Forward: seconds of its products, and of one pass over scores that are kept (0 where they are not)."""
         work, shape = self.workload, self.shape
         pairs = work.tokens * work.sequence_length / work.tensor
-        if not work.scores:  # half of the pairs are masked and skipped
-            return 2.0 * pairs * shape.hidden_size / self.attention_flops, 0.0
+        if not work.scores:  # half of the pairs are hidden, and skipped
+            return (4.0 if work.masked else 2.0) * pairs * shape.hidden_size / self.attention_flops, 0.0
         passes = pairs * shape.num_attention_heads * work.element_bytes / self.bytes
         return 4.0 * pairs * shape.hidden_size / self.flops, passes
 
     def _elementwise(self, *, backward: bool) -> float:
         """Passes over memory between the matrix products, in elements a token.
 
-        Norms and residual additions work on H, rotation on Q + K, the activation on F. Fused: a block of norm and
-        residual reads and writes two each; plain PyTorch makes about 23 passes of an RMSNorm (in fp32, operation by
-        operation) and addition, 10 of a rotation. Backward takes as many when fused, else twice as many.
+        Norms and residual additions work on H, rotation on Q + K, the activation on F. Counted are reads and writes:
+        norm and addition in one kernel 4, in two 5, or operation by operation, in fp32, 23; each twice a layer. A
+        rotation 2 or 10; SwiGLU 3 or 5; GELU 2. Backward as many again when fused (activations 5 and 3), else twice.
         """
         work, shape = self.workload, self.shape
         gated = shape.gated
-        if work.fused:
-            norms, rotation, activation = 8, 2 * gated, (5 if backward else 3) if gated else (3 if backward else 2)
-        else:
-            norms, rotation, activation = 46, 10 * gated, 5 if gated else 2
-            if backward:
-                norms, rotation, activation = 2 * norms, 2 * rotation, 2 * activation
+        norms = 2 * (4 if work.fused else 5 if work.fused_norm else 23)
+        rotation = (2 if work.fused else 10) * gated
+        activation = (3 if work.fused else 5) if gated else 2
+        if backward and work.fused:
+            activation = 5 if gated else 3
+        elif backward:
+            norms, rotation, activation = 2 * norms, 2 * rotation, 2 * activation
         split = work.tensor if work.sequence_parallel else 1
         elements = norms * shape.hidden_size / split
         elements += rotation * (shape.hidden_size + shape.key_value_size) / work.tensor

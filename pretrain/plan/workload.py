@@ -72,7 +72,9 @@ class Workload:
         gather_bytes, gradient_bytes: of an element when parameters are gathered, and when gradients are reduced.
         optimizer_on_cpu: optimizer state in host memory, updated there; with sharded parameters these too.
         fused: elementwise work in fused or compiled kernels, not operation by operation.
+        fused_norm: where the rest is not, at least a norm is one kernel.
         scores: attention writes its scores to memory (before FlashAttention).
+        masked: attention takes a mask and computes what this hides too; plain causal attention skips it.
         overlap_data, overlap_tensor: collectives of data and of tensor parallelism run beside computation.
         compute: `bf16` (or fp16) or `fp32`.
     """
@@ -94,7 +96,9 @@ class Workload:
     gradient_bytes: int = 4
     optimizer_on_cpu: bool = False
     fused: bool = True
+    fused_norm: bool = True
     scores: bool = False
+    masked: bool = False
     overlap_data: bool = True
     overlap_tensor: bool = False
     compute: str = "bf16"
@@ -128,6 +132,9 @@ class Workload:
 def workload_of(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> Workload:
     """What a run of ours asks of its machines, in full steps after a batch ramp.
 
+    Our model fuses nothing itself (`pretrain.model.gpt`); PyTorch's RMSNorm is one kernel. Attention is masked by
+    position where its sequence is split over ranks, and by document where data asks for that.
+
     Args:
         config: engine, precision and sequence length count.
         spec: sizes of the model.
@@ -157,6 +164,8 @@ def workload_of(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> W
         sharding=("none", "optimizer", "gradients", "parameters")[stage],
         optimizer_on_cpu=engine.offload_optimizer != "none",
         gather_bytes=2 if config.precision.compute == "bf16" else 4,
+        fused=False,
+        masked=layout.context > 1 or config.data.document_mask,
         overlap_data=engine.overlap_grad_reduce,
         compute=config.precision.compute,
     )
