@@ -171,8 +171,8 @@ def _data_parallel(workload: Workload, links: Links, *, forward: float, backward
     gather_backward = gather if workload.sharding == "parameters" else 0.0
     if not workload.overlap_data:
         return gathers * (gather + gather_backward) + times * reduce
-    hidden = gathers * exposed(gather, beside=forward)
-    return hidden + times * exposed(reduce + gather_backward, beside=backward)
+    seen_forward, seen_backward = exposed(gather, beside=forward), exposed(reduce + gather_backward, beside=backward)
+    return gathers * seen_forward + times * seen_backward
 
 
 def _number(value: float | None) -> float:
