@@ -19,6 +19,14 @@ class SourceConfig:
     """Tokens to train on over the whole run, instead of a weight. All trained sources are given this way, or none."""
     epochs: float | None = None
     """Passes over the source's own tokens in the whole run, instead of a weight; others may be given in `tokens`."""
+    text_key: str | None = None
+    """Field or column that holds this source's documents. Null: `data.text_key`."""
+    aliases: list[str] = field(default_factory=list)
+    """Further names that rows of `data.token_chunks` have for this source."""
+    expected_tokens: int | None = None
+    """Published tokens, to compare with all that were prepared (validation included). Null: nothing is compared."""
+    expected_files: int | None = None
+    """Published number of files, which must be the same. Null: nothing is compared."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,6 +39,12 @@ class DataConfig:
     order: str = "mixture"
     """`mixture`: sources by share, shuffled; `sequential`: as the text comes, source after source (OpenLLaMA);
     `chunked`: num_chunks parts that each hold the global mix, one after the other, shuffled within (Amber)."""
+    expected_chunks: int | None = None
+    """Chunks that token_chunks must have, exactly. Null: any number."""
+    expected_chunk_samples: int | None = None
+    """Samples that each of token_chunks must have, exactly. Null: any number."""
+    expected_tolerance: float = 0.02
+    """How far a source may be from its `expected_tokens`, as a share of them. Another tokenizer needs more."""
     num_chunks: int = 360
     """Chunks of order=chunked; sample i of a source goes to chunk i mod num_chunks. token_chunks: one a file."""
     document_mask: bool = False
@@ -47,7 +61,7 @@ class DataConfig:
     read_ahead_batches: int = 2
     """Batches read before they are needed. Object stores may want more."""
     text_key: str = "text"
-    """Field of a JSONL line, or column of a table, that holds the document."""
+    """Field of a JSONL line, or column of a table, that holds the document; a source may have its own."""
     validation_tokens: int = 32_768
     """Validation tokens per source, from documents marked `meta.split = validation`, else held out by hash."""
     holdout_fraction: float = 0.005
@@ -60,3 +74,8 @@ class DataConfig:
     """Share of a source's lines that may be unusable before preparation stops. Empty documents are not counted in."""
     max_damaged_files: int = 0
     """Files of a source that may break off (torn, corrupt compression) before preparation stops."""
+
+    def text_key_of(self, source: str) -> str:
+        """Field or column that holds a source's documents."""
+        own = self.sources[source].text_key if source in self.sources else None
+        return own if own is not None else self.text_key

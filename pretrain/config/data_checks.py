@@ -23,6 +23,7 @@ def data_problems(config: RunConfig) -> Iterator[str]:
     yield from _token_chunk_problems(config) if data.token_chunks else _path_problems(config)
     yield from _share_problems(config)
     yield from _order_problems(config)
+    yield from _expected_problems(config)
     try:
         Skips.parse(data.skip)
     except ConfigError as error:
@@ -51,11 +52,6 @@ def _token_chunk_problems(config: RunConfig) -> Iterator[str]:
                 f"data.sources.{name}.paths={source.paths} beside data.token_chunks: which rows are whose stands in "
                 "the chunks. Leave out one of the two."
             )
-    if config.tokenizer.path is None:
-        yield (
-            "data.token_chunks holds ids of a tokenizer, but tokenizer.path=null would train another. Give the "
-            "tokenizer.model they were made with."
-        )
     if data.document_mask:
         yield (
             "data.document_mask=true needs to know where documents begin, which rows of data.token_chunks do not say: "
@@ -103,3 +99,28 @@ def _order_problems(config: RunConfig) -> Iterator[str]:
             "data.order=chunked ends every chunk with a whole batch, which train.batch_ramp would cut anew. Leave one "
             "of the two."
         )
+
+
+def _expected_problems(config: RunConfig) -> Iterator[str]:
+    """What is published of the data, and names of sources in rows."""
+    data = config.data
+    counts = {f"data.{key}": getattr(data, key) for key in ("expected_chunks", "expected_chunk_samples")}
+    for key, value in counts.items():
+        if value is not None and not data.token_chunks:
+            yield f"{key}={value} is compared with data.token_chunks, which lists none. Set it to null."
+    owners: dict[str, str] = {name: name for name in data.sources}
+    for name, source in data.sources.items():
+        counts |= {f"data.sources.{name}.{key}": getattr(source, key) for key in ("expected_tokens", "expected_files")}
+        for alias in source.aliases if data.token_chunks else ():
+            if owners.setdefault(alias, name) != name:
+                yield f"data.sources.{name}.aliases has {alias!r}, which is {owners[alias]}'s. Give it to one of them."
+        if source.aliases and not data.token_chunks:
+            yield (
+                f"data.sources.{name}.aliases={source.aliases} are names in rows of data.token_chunks, which lists "
+                "none. Leave them out."
+            )
+    for key, value in counts.items():
+        if value is not None and value < 1:
+            yield f"{key}={value} must be at least 1; null compares nothing."
+    if not 0 <= data.expected_tolerance < 1:
+        yield f"data.expected_tolerance={data.expected_tolerance} must be at least 0 and below 1: 0.02 is two percent."

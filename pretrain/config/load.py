@@ -160,7 +160,7 @@ def config_hash(config: RunConfig) -> str:
     return _digest(to_plain(config))
 
 
-_DATA_IDENTITY = ("token_chunks", "order", "num_chunks", "document_mask", "text_key", "holdout_fraction")
+_DATA_IDENTITY = ("token_chunks", "order", "num_chunks", "document_mask", "holdout_fraction")
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -176,7 +176,10 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "model": plain["model"],
         "data": {
             **{key: data[key] for key in _DATA_IDENTITY},
-            "sources": {name: {"paths": source["paths"]} for name, source in data["sources"].items()},
+            "sources": {
+                name: {key: source[key] for key in ("paths", "aliases")} | {"text_key": config.data.text_key_of(name)}
+                for name, source in data["sources"].items()
+            },
             # Read one after the other, sources stand in the order in which they are listed.
             "listed": list(data["sources"]) if data["order"] == "sequential" else None,
         },

@@ -72,12 +72,12 @@ class Settings:
     """How a corpus is read and written.
 
     Attributes:
-        text_key: field or column that holds the text.
+        text_keys: of each source, the field or column that holds its text.
         max_line_bytes: longer lines are not read.
         drop_to: folder that takes the files without overlapping documents; None writes none.
     """
 
-    text_key: str
+    text_keys: Mapping[str, str]
     max_line_bytes: int
     drop_to: Path | None = None
 
@@ -202,7 +202,7 @@ def _scan_in_process(source: str, file: InputFile) -> FileResult:
 
 def _scan_file(source: str, file: InputFile, index: NgramIndex, settings: Settings) -> FileResult:
     result = FileResult()
-    for item in read_piece(Piece(file), text_key=settings.text_key, max_line_bytes=settings.max_line_bytes):
+    for item in read_piece(Piece(file), text_key=settings.text_keys[source], max_line_bytes=settings.max_line_bytes):
         if isinstance(item, Document):
             result.documents += 1
             for overlap in index.overlaps(item.text):

@@ -134,7 +134,7 @@ def _text(fields: dict[str, Any], *, text_key: str) -> str:
         raise Unfit(
             "missing_text",
             f"no field {text_key!r}; it has {', '.join(map(repr, sorted(fields)[:8])) or 'none'}. "
-            "Set data.text_key to the field that holds the text.",
+            "Set data.text_key to the field that holds the text, or the source's own text_key.",
         )
     return require_text(fields[text_key], text_key=text_key)
 

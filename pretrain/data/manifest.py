@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ FORMAT = "fineline-prepared-2"
 DIGESTED_BYTES = 1 << 30
 """Text up to this size is known by its content, larger text by names, sizes and times of change."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TEXT_KEY = "data.text_key"
 _RESERVED = ("state", "logs", TOKENIZER_NAME, MANIFEST_NAME)
 _MOST_NAMED = 10
 
@@ -84,15 +85,28 @@ def recipe(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Settings that tokens depend on, by key."""
-    settings = {
-        "data.text_key": config.data.text_key,
-        "data.holdout_fraction": config.data.holdout_fraction,
-        "data.max_line_bytes": config.data.max_line_bytes,
+    """Settings that tokens depend on, by key; one entry for all sources where they have the same text key."""
+    data = config.data
+    settings: dict[str, Any] = {
+        "data.holdout_fraction": data.holdout_fraction,
+        "data.max_line_bytes": data.max_line_bytes,
         "tokenizer.add_bos": config.tokenizer.add_bos,
         "tokenizer.add_eos": config.tokenizer.add_eos,
     }
-    return settings | ({"train.sequence_length": config.train.sequence_length} if config.data.token_chunks else {})
+    if data.token_chunks:
+        settings["train.sequence_length"] = config.train.sequence_length
+        settings |= {f"data.sources.{name}.aliases": s.aliases for name, s in data.sources.items() if s.aliases}
+    keys = {f"data.sources.{name}.text_key": data.text_key_of(name) for name in data.sources}
+    return settings | ({_TEXT_KEY: next(iter(keys.values()))} if len(set(keys.values())) == 1 else keys)
+
+
+def _of_each(settings: Mapping[str, Any], sources: Iterable[str]) -> dict[str, Any]:
+    """Settings with entries of these sources only, and those of each."""
+    each = {key: value for key, value in settings.items() if key != _TEXT_KEY and not key.startswith("data.sources.")}
+    for name in sources:
+        text_key, aliases = f"data.sources.{name}.text_key", f"data.sources.{name}.aliases"
+        each |= {text_key: settings.get(text_key, settings.get(_TEXT_KEY)), aliases: settings.get(aliases, [])}
+    return each
 
 
 def write_manifests(
@@ -162,12 +176,13 @@ def check_matches(
             f"{here} was made with a tokenizer of {tokens_of['vocab_size']} pieces, but tokenizer.vocab_size="
             f"{config.tokenizer.vocab_size}. Set tokenizer.vocab_size={tokens_of['vocab_size']}. {_REMEDY}"
         )
-    for key, wanted in settings_of(config).items():
-        if manifest["settings"].get(key) != wanted:
-            raise DataError(f"{here} was made with {key}={manifest['settings'].get(key)}, not {wanted}. {_REMEDY}")
     for name in config.data.sources:
         if name not in manifest["sources"]:
             raise DataError(f"{here} has no source {name!r}; it has {', '.join(manifest['sources'])}. {_REMEDY}")
+    found = _of_each(manifest["settings"], config.data.sources)
+    for key, wanted in _of_each(settings_of(config), config.data.sources).items():
+        if found.get(key) != wanted:
+            raise DataError(f"{here} was made with {key}={found.get(key)}, not {wanted}. {_REMEDY}")
 
 
 def check_text(config: RunConfig, *, directory: Path | str) -> list[str]:

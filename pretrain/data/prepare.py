@@ -39,6 +39,7 @@ from pretrain.data.prepared import (
     open_prepared,
 )
 from pretrain.data.progress import Say, Watch, tell_units
+from pretrain.data.published import require_published
 from pretrain.data.sample import training_text
 from pretrain.data.shards import ENDINGS, cannot_write
 from pretrain.data.tokenizer import Tokenizer
@@ -55,7 +56,12 @@ _RECIPE_NAME = "tokenizer.recipe.json"
 
 
 def ensure_prepared(
-    config: RunConfig, *, run_root: Path, progress: Say | None = None, workers: int | None = None
+    config: RunConfig,
+    *,
+    run_root: Path,
+    progress: Say | None = None,
+    workers: int | None = None,
+    compare: bool = True,
 ) -> PreparedData:
     """Opens the prepared data of a run, and makes it first where it does not exist.
 
@@ -67,6 +73,8 @@ def ensure_prepared(
         run_root: `run.dir`; holds `prepared/<fingerprint>` where `data.prepared_dir` is null.
         progress: called with a sentence now and then.
         workers: processes that tokenise; None is one a core, and this process alone for little text.
+        compare: refuse what is not as published (`pretrain.data.published`), once it is made; or leave that to the
+            caller.
 
     Raises:
         ConfigError, DataError, TokenizerError: what is wrong with sources, text, tokenizer or the folder.
@@ -88,6 +96,8 @@ def ensure_prepared(
                     "not read again to compare; names and sizes are the same"
                 )
     check_folder(directory, full=config.data.verify == "full")
+    if compare:
+        require_published(config.data, directory=directory)
     return open_prepared(config, directory=directory, given=given)
 
 
@@ -196,7 +206,8 @@ def _tokenizer(config: RunConfig, files: Files, *, writing: Path, given: Tokeniz
     """The given tokenizer, the one a call before this trained, or a new one; it loses nothing that is not accepted."""
     path, recipe_path = writing / TOKENIZER_NAME, writing / _RECIPE_NAME
     stamps = [[file.name, file.size, stamp(file)] for listed in files.values() for file in listed]
-    settings = [recipe(config, given), config.data.text_key, config.data.holdout_fraction, stamps]
+    keys = [config.data.text_key_of(source) for source in files]
+    settings = [recipe(config, given), keys, config.data.holdout_fraction, stamps]
     wanted = json.dumps(settings, sort_keys=True)
     tokenizer = given
     if tokenizer is None and recipe_path.exists() and recipe_path.read_text(encoding="utf-8") == wanted:

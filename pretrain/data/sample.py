@@ -31,7 +31,7 @@ def training_text(
         budget = int(wanted * weights[name] / total) if total > 0 else 0
         for position, file in enumerate(listed):
             left = share = budget // (len(listed) - position)
-            for text in _training_documents(config, file) if share else ():
+            for text in _training_documents(config, name, file) if share else ():
                 content = text.encode()
                 yield text if len(content) <= left else content[:left].decode(errors="ignore")
                 left -= min(left, len(content))
@@ -40,9 +40,9 @@ def training_text(
             budget -= share - left
 
 
-def _training_documents(config: RunConfig, file: InputFile) -> Iterator[str]:
+def _training_documents(config: RunConfig, source: str, file: InputFile) -> Iterator[str]:
     data = config.data
-    for item in read_piece(Piece(file), text_key=data.text_key, max_line_bytes=data.max_line_bytes):
+    for item in read_piece(Piece(file), text_key=data.text_key_of(source), max_line_bytes=data.max_line_bytes):
         if not isinstance(item, Document) or item.split == "validation":
             continue
         if not is_held_out(item.text, data.holdout_fraction):

@@ -130,7 +130,7 @@ class _Run:
         is_whole = True
         items = read_piece(
             piece,
-            text_key=plan.text_key,
+            text_key=plan.text_keys[self._unit.source],
             max_line_bytes=plan.max_line_bytes,
             skip=state.items,
             row_tokens=plan.row_tokens or None,
@@ -180,15 +180,19 @@ class _Run:
     def _take_row(self, row: TokenRow) -> int:
         """Takes a row that is tokenised already, of unknown text. Returns the bytes its ids take."""
         worst, size = int(row.ids.max()), self._tokenizer.vocab_size
-        if row.source not in self._plan.sources:
+        source = self._plan.aliases.get(row.source, row.source)
+        if source not in self._plan.sources:
             known = ", ".join(self._plan.sources)
-            detail = f"its source {row.source!r} is not one of data.sources: {known}. Name it there."
+            detail = (
+                f"its source {row.source!r} is not one of data.sources: {known}. Name it there, or, where it is one of "
+                f"these, as data.sources.NAME.aliases=[{row.source}]."
+            )
             self._state.reject(Rejected("unknown_source", detail, row.file, row.line))
         elif worst >= size:
             detail = f"token id {worst} is outside the vocabulary of {size} pieces. Set tokenizer.path to its own."
             self._state.reject(Rejected("bad_token_id", detail, row.file, row.line))
         else:
-            prefix = f"{row.source}/{self._unit.shard:05d}.train"
+            prefix = f"{source}/{self._unit.shard:05d}.train"
             self._writers[prefix].add(row.ids)
             self._state.shards[prefix].add(ShardCounts(1, len(row.ids)))
         return int(row.ids.nbytes)

@@ -178,7 +178,7 @@ def _check_column(schema: pa.Schema, text_key: str) -> None:
         raise Unfit(
             "missing_text",
             f"no column {text_key!r}; it has {', '.join(map(repr, schema.names[:8])) or 'none'}. Set data.text_key to "
-            "the column that holds the text.",
+            "the column that holds the text, or the source's own text_key.",
         )
     kind = schema.field(text_key).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

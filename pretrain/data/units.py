@@ -57,7 +57,8 @@ class Plan:
 
     Attributes:
         units: all units, by number.
-        text_key: `data.text_key`.
+        text_keys: of each source, the field or column that holds its text.
+        aliases: further names of sources in rows of token_chunks, and whose they are.
         max_line_bytes: `data.max_line_bytes`.
         holdout_fraction: `data.holdout_fraction`.
         add_bos: `tokenizer.add_bos`.
@@ -69,7 +70,8 @@ class Plan:
     """
 
     units: tuple[Unit, ...]
-    text_key: str
+    text_keys: dict[str, str]
+    aliases: dict[str, str]
     max_line_bytes: int
     holdout_fraction: float
     add_bos: bool
@@ -95,8 +97,8 @@ def make_plan(config: RunConfig, files: Mapping[str, Sequence[InputFile]], *, to
     import xxhash
 
     data = config.data
+    aliases = {alias: name for name, source in data.sources.items() for alias in source.aliases}
     settings = {
-        "text_key": data.text_key,
         "max_line_bytes": data.max_line_bytes,
         "holdout_fraction": data.holdout_fraction,
         "add_bos": config.tokenizer.add_bos,
@@ -105,10 +107,13 @@ def make_plan(config: RunConfig, files: Mapping[str, Sequence[InputFile]], *, to
         "sources": tuple(data.sources),
     }
     # Which other sources there are matters where rows name theirs, and to nothing else.
-    keyed = {name: value for name, value in settings.items() if name != "sources" or data.token_chunks}
+    shared = {name: value for name, value in settings.items() if name != "sources" or data.token_chunks}
+    if data.token_chunks and aliases:
+        shared["aliases"] = aliases
     units: list[Unit] = []
     for source, listed in files.items():
         stamps = {file.path: stamp(file) for file in listed}
+        keyed = {"text_key": data.text_key_of(source), **shared}
         for shard, pieces in enumerate(cut(listed, shard_bytes=data.shard_bytes)):
             described = [[p.file.name, p.file.size, stamps[p.file.path], p.start, p.stop] for p in pieces]
             content = json.dumps([keyed, tokenizer, source, described], sort_keys=True)
@@ -118,6 +123,8 @@ def make_plan(config: RunConfig, files: Mapping[str, Sequence[InputFile]], *, to
             )
     return Plan(
         units=tuple(units),
+        text_keys={source: data.text_key_of(source) for source in files},
+        aliases=aliases,
         max_rejected_share=data.max_rejected_share,
         max_damaged_files=data.max_damaged_files,
         **settings,  # type: ignore[arg-type]

@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     items = [item for path in options.items for item in read_items(path)]
     if options.suite or options.tasks:
         items += _task_items(options, config)
-    settings = Settings(config.data.text_key, config.data.max_line_bytes, options.out if options.drop else None)
+    text_keys = {name: config.data.text_key_of(name) for name in sources}
+    settings = Settings(text_keys, config.data.max_line_bytes, options.out if options.drop else None)
     index = NgramIndex(items, num_words=options.ngram)
     report = report_of(scan(sources, index, settings=settings, num_processes=options.processes), index)
     print("\n".join(_lines(report, num_examples=options.examples)))

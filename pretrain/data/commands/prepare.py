@@ -7,6 +7,9 @@ python -m pretrain.data prepare data=mine data.prepared_dir=/data/tokens --slurm
 With Slurm an array is submitted, a task a unit, and a job behind it that publishes the folder. The folder, the text,
 this installation and the working directory must be where every node sees them. The same command run again says how far
 it is, publishes what is complete, or submits what was left undone.
+
+Where the configuration knows what is published of the data (data.sources.NAME.expected_tokens and the like), the counts
+are compared in the end: a difference ends the command with exit code 1, and keeps everything that was prepared.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     from pretrain.config.load import compose
     from pretrain.data.prepare import ensure_prepared
+    from pretrain.data.published import count, is_published, require_published, table
 
     _check(options)
     config = compose(options.overrides)
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             finishing = [sys.executable, "-m", "pretrain.data", "prepare", *options.overrides, "--slurm-finish"]
             if not prepare_on_slurm(config, run_root=root, options=slurm, finishing=finishing, say=say):
                 return 0
-    prepared = ensure_prepared(config, run_root=root, progress=say, workers=options.workers)
+    prepared = ensure_prepared(config, run_root=root, progress=say, workers=options.workers, compare=False)
     print(f"{prepared.directory}: complete, tokenizer {prepared.tokenizer.fingerprint}")
     for name, source in prepared.manifest["sources"].items():
         for split in ("train", "validation"):
@@ -70,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
         if source["rejected"]:
             listed = ", ".join(f"{reason} {count:,}" for reason, count in source["rejected"].items())
             print(f"  {name:<16} rejected   {listed}; the first are named in {name}/manifest.json")
+    if is_published(config.data):
+        print("\n".join(table(count(prepared.directory), config.data)))
+        require_published(config.data, directory=prepared.directory)
     return 0
 
 

@@ -134,7 +134,7 @@ def test_planted_overlaps_are_reported_by_task_source_and_place(planted: dict[st
     index = NgramIndex(read_items(planted["items"]), num_words=13)
     files = {name: find_files([f"{planted['folder']}/{name}*"], key="k") for name in ("a", "b", "bad")}
     files["b"] = [file for file in files["b"] if file.name.startswith("b.")]
-    settings = Settings("text", 1 << 20)
+    settings = Settings(dict.fromkeys(files, "text"), 1 << 20)
     report = report_of(scan(files, index, settings=settings), index)
     assert report["tasks"] == {
         "quiz": {"items": 1, "too_short": 0, "overlapping": 1, "longest_words": 19},
@@ -202,7 +202,7 @@ def test_a_torn_file_stops_and_leaves_no_copy(planted: dict[str, Any], tmp_path:
     path.write_bytes(path.read_bytes()[:-20])
     index = NgramIndex(read_items(planted["items"]), num_words=13)
     with pytest.raises(DataError, match=r"c\.jsonl\.zst: damaged"):
-        scan({"c": find_files([str(path)], key="k")}, index, settings=Settings("text", 1 << 20, tmp_path / "out"))
+        scan({"c": find_files([str(path)], key="k")}, index, settings=Settings({"c": "text"}, 1 << 20, tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -235,4 +235,4 @@ def test_real_overlaps_of_a_corpus_with_boolq_and_piqa_are_found(tmp_path: Path)
     assert report["sources"]["files"]["dropped"] == report["sources"]["files"]["overlapping"] == 105
     index = NgramIndex([Item("t", "0", (sixth["excerpt"],))], num_words=13)
     copies = find_files([str(tmp_path / "books.jsonl.zst")], key="k")
-    assert scan({"books": copies}, index, settings=Settings("text", 1 << 25))["books"].found == []
+    assert scan({"books": copies}, index, settings=Settings({"books": "text"}, 1 << 25))["books"].found == []
