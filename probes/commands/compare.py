@@ -1,10 +1,12 @@
 """`python -m probes compare PATH…`: how alike the dynamics of tasks are across sizes, and what arises when.
 
-Only the command line; the methods are `probes.dynamics.similarity`, `onset` and `arising`.
+Only the command line; the methods are `probes.dynamics.similarity`, `onset` and `arising`. With `--original` runs are
+put beside a published one instead (`probes.commands.beside_original`).
 
   python -m probes compare published:pythia published:pythia-deduped       # ceiling: two runs of one size
   python -m probes compare published:olmo-ladder --align loss --metric bpb
   python -m probes compare runs/small runs/large --output similarity.csv --onsets onsets.csv
+  python -m probes compare runs/amber_7b --original amber                  # beside the published scores, by tokens
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
+from probes.commands.beside_original import add_original_arguments, print_beside
 from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
     parser.add_argument("--all", action="store_true", help="every part of large benchmarks, too (slow)")
     parser.add_argument("--draws", type=int, default=100, metavar="N", help="of each bootstrap; 100")
+    add_original_arguments(parser)
     parser.add_argument("--onsets", type=Path, metavar="FILE", help="also write the onsets: .csv, .parquet or .json")
 
 
@@ -45,11 +49,13 @@ def run(options: argparse.Namespace) -> int:
     """Prints similarity, onsets, leads and the agreement of orders, and writes the first two.
 
     Raises:
-        ProbeError: nothing can be read, a run is not there, or there is nothing to align by.
+        ProbeError: nothing can be read, a run is not there, there is nothing to align by, or nothing was measured as
+            the original was.
     """
     from probes.commands.predict import known
     from probes.dynamics.align import find_series
     from probes.dynamics.arising import agree, domains_arising, leads, order_of_arising
+    from probes.dynamics.originals import hints
     from probes.dynamics.similarity import compare_sizes
 
     if options.draws < 2:
@@ -58,6 +64,10 @@ def run(options: argparse.Namespace) -> int:
     known(options.only or [], table.runs, "--run")
     names = table.by_size(options.only or table.runs)
     table = table.select(runs=names)
+    if options.original:
+        return print_beside(table, names, options)
+    for hint in hints(table, names):
+        print(hint)
     series = _chosen(table, options)
     loss = find_series(table, options.loss) if options.loss else None
     compared = compare_sizes(table, series=series, axis=options.align, loss=loss, draws=options.draws)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pretrain.errors import ProbeError
-from probes.dynamics import published
+from probes.dynamics import published, published_recipes
 from probes.dynamics.read_lm_eval import read_lm_eval
 from probes.dynamics.read_run import RunCurves, is_run_directory, read_run_curves
 from probes.dynamics.table import CurveTable, RunFacts
@@ -23,6 +23,10 @@ PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
     "published:pythia": lambda: [published.pythia(deduped=False, num_fewshot=shots) for shots in (0, 5)],
     "published:pythia-deduped": lambda: [published.pythia(deduped=True, num_fewshot=shots) for shots in (0, 5)],
     "published:olmo-ladder": lambda: [published.olmo_ladder()],
+    "published:amber": lambda: [published_recipes.amber()],
+    "published:openllama": lambda: [published_recipes.openllama()],
+    "published:openllama-first-preview": lambda: [published_recipes.openllama_first_preview()],
+    "published:finals": lambda: [published_recipes.finals()],
 }
 """Curves that come with the package, by the name a command line gives them."""
 

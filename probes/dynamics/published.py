@@ -59,7 +59,7 @@ def pythia(*, deduped: bool, num_fewshot: int) -> CurveTable:
 
     LAMBADA's perplexity stands in for the loss, which was not published by step: it is in the loss domain.
     """
-    whole = read_tidy(_folder() / "pythia_evals.csv.xz", facts=_pythia_facts(), tokens_per_step=PYTHIA_TOKENS_PER_STEP)
+    whole = read_tidy(folder() / "pythia_evals.csv.xz", facts=_pythia_facts(), tokens_per_step=PYTHIA_TOKENS_PER_STEP)
     family = "pythia-deduped" if deduped else "pythia"
     runs = {name for name, facts in whole.runs.items() if facts.family == family}
     chosen = whole.select(runs=runs, keep=lambda curve: curve.num_fewshot == num_fewshot)
@@ -70,12 +70,12 @@ def pythia(*, deduped: bool, num_fewshot: int) -> CurveTable:
 @cache
 def olmo_ladder() -> CurveTable:
     """Sixteen runs of 190M to 1B at 1 to 10 times Chinchilla's tokens, four reruns, and OLMo 2 7B and 13B."""
-    return read_tidy(_folder() / "olmo_ladder_compact.csv.xz", facts=_ladder_facts())
+    return read_tidy(folder() / "olmo_ladder_compact.csv.xz", facts=_ladder_facts())
 
 
 def ladder_reference_fit() -> dict[str, Any]:
     """A refit of the ladder's laws, made apart from this package: parameters per task, predictions of 7B and 13B."""
-    content: dict[str, Any] = json.loads((_folder() / "olmo_ladder_reference_fit.json").read_text())
+    content: dict[str, Any] = json.loads((folder() / "olmo_ladder_reference_fit.json").read_text())
     return content
 
 
@@ -100,5 +100,6 @@ def _ladder_facts() -> dict[str, RunFacts]:
     return found
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where the published files lie."""
     return Path(str(resources.files("probes.dynamics"))) / "published"

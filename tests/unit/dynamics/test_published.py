@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from probes.dynamics.published import PYTHIA_TASKS, ladder_reference_fit, olmo_ladder, pythia
-from probes.dynamics.published import _folder as folder
+from probes.dynamics.published import PYTHIA_TASKS, folder, ladder_reference_fit, olmo_ladder, pythia
 from probes.dynamics.table import LOSS_DOMAIN, Series
 
 # Final scores of Pythia, zero-shot, standard data, as its authors' files have them; 70m to 12b.
