@@ -1,10 +1,15 @@
-"""Bytes of weights, gradients and optimizer state on one rank, as each engine shares them out. Arithmetic only."""
+"""Weights of one rank, and bytes of weights, gradients and optimizer state as each engine shares them out.
+
+Arithmetic only, without torch: a search over layouts asks thousands of times.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pretrain.config.run import RunConfig
+from pretrain.engine.layout import ParallelLayout
+from pretrain.model.spec import ModelSpec
 
 _FP32 = 4
 _MOMENTS = 2 * _FP32
@@ -18,16 +23,14 @@ class StateMemory:
         weights: what the model computes with.
         gradients: fp32 sums.
         optimizer: moments, and fp32 weights where they are another copy.
-        optimizer_ranks: ranks that share the optimizer's state out.
     """
 
     weights: int
     gradients: int
     optimizer: int
-    optimizer_ranks: int
 
 
-def state_memory(config: RunConfig, *, num_parameters: int, weight_bytes: int, replicas: int) -> StateMemory:
+def state_memory(config: RunConfig, layout: ParallelLayout, *, num_parameters: int) -> StateMemory:
     """State of a rank that computes with `num_parameters` weights.
 
     ZeRO's parts are those of Rajbhandari et al. 2020 (arXiv 1910.02054), table 1. A stage above 0 keeps fp32 weights
@@ -36,18 +39,34 @@ def state_memory(config: RunConfig, *, num_parameters: int, weight_bytes: int, r
 
     Args:
         config: engine and precision count.
+        layout: the process grid.
         num_parameters: of this rank's tensor- and pipeline-parallel part.
-        weight_bytes: of the same in the format the model computes with.
-        replicas: ranks that hold the same part.
     """
-    engine = config.engine
-    stage = engine.zero_stage or 0
-    optimizer_ranks = replicas if engine.distributed_optimizer or stage else 1
-    own_master = config.precision.compute == "bf16" or stage > 0
-    optimizer = (_MOMENTS + _FP32 * own_master) * -(-num_parameters // optimizer_ranks)
+    engine, bf16 = config.engine, config.precision.compute == "bf16"
+    stage, replicas = engine.zero_stage or 0, layout.data * layout.context
+    share = -(-num_parameters // optimizer_ranks(config, layout))
+    weights = (2 if bf16 else _FP32) * -(-num_parameters // (replicas if stage == 3 else 1))
     return StateMemory(
-        weights=0 if engine.offload_parameters != "none" else -(-weight_bytes // (replicas if stage == 3 else 1)),
+        weights=0 if engine.offload_parameters != "none" else weights,
         gradients=_FP32 * -(-num_parameters // (replicas if stage >= 2 else 1)),
-        optimizer=0 if engine.offload_optimizer != "none" else optimizer,
-        optimizer_ranks=optimizer_ranks,
+        optimizer=0 if engine.offload_optimizer != "none" else (_MOMENTS + _FP32 * (bf16 or stage > 0)) * share,
     )
+
+
+def optimizer_ranks(config: RunConfig, layout: ParallelLayout) -> int:
+    """Ranks that share the optimizer's state out."""
+    shared = config.engine.distributed_optimizer or (config.engine.zero_stage or 0) > 0
+    return layout.data * layout.context if shared else 1
+
+
+def stage_elements(spec: ModelSpec, layout: ParallelLayout, *, stage: int, tensor: int) -> int:
+    """Parameters of one of `tensor` ranks that share a pipeline stage, by arithmetic; 1 gives the whole stage.
+
+    Matrices are split evenly, norms are copied. The last of several stages has its own copy of tied embeddings.
+    """
+    layers, last = spec.num_layers // layout.pipeline, stage == layout.pipeline - 1
+    heads, hidden = spec.num_attention_heads * spec.head_dim, spec.hidden_size
+    matrices = layers * hidden * (spec.qkv_size + heads + 3 * spec.ffn_hidden_size)
+    tables = 1 if spec.tie_embeddings and layout.pipeline == 1 else int(stage == 0) + int(last)
+    matrices += tables * spec.padded_vocab_size * hidden
+    return matrices // tensor + (2 * layers + int(last)) * hidden

@@ -15,10 +15,14 @@ from pretrain.plan.plan import Plan, make_plan
 from pretrain.plan.text import to_text
 
 _HELP = """\
-Says what a run will need: parameters and memory of its ranks, batches, checkpoints, FLOPs.
+Says what a run will need: parameters and memory of its ranks, batches, checkpoints, FLOPs; on a cluster whose devices
+are known also whether it fits, how long it takes, what probes cost, and which layouts fit, fastest first.
 
-  python -m pretrain.plan experiment=amber_7b world_size=224
-  python -m pretrain.plan experiment=amber_7b world_size=224 parallel.tensor=8 parallel.pipeline=4 rank=all
+  python -m pretrain.plan experiment=amber_7b cluster=a100_80gb
+  python -m pretrain.plan experiment=amber_7b cluster=h100 cluster.nodes=2 cluster.processes_per_node=8 --layouts 10
+  python -m pretrain.plan experiment=k2_65b world_size=480 rank=all
+
+Leaves with 0, with 1 if the run does not fit its devices, with 2 if it could not start.
 """
 _OVERRIDES = """overrides as of `python -m pretrain`, and
 world_size=N (default: cluster.nodes x cluster.processes_per_node);
@@ -31,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too, in bytes")
+    parser.add_argument("--layouts", type=_count, default=5, metavar="N", help="layouts to suggest (default: 5)")
     parser.add_argument("--config-dir", metavar="DIR", help="a further folder of configuration groups")
     line = parser.parse_intermixed_args(arguments)
     try:
@@ -43,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
             config,
             world_size=size or config.cluster.nodes * config.cluster.processes_per_node,
             ranks=_whole("rank", rank) if rank != "all" else "all" if "rank" in own else None,
+            layouts=line.layouts,
         )
         if line.json is not None:
             _write(line.json, plan)
@@ -51,7 +57,13 @@ def main(arguments: Sequence[str]) -> int:
         print("\n  - ".join(["This run cannot be planned:", *problems]), file=sys.stderr)
         return error.exit_code
     print(to_text(plan), end="")
-    return 0
+    return 0 if plan.device is None or plan.device.fits else 1
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
+    return int(text)
 
 
 def _whole(key: str, text: str) -> list[int]:

@@ -1,8 +1,8 @@
-"""`python -m pretrain.plan experiment=amber_7b world_size=224`: what a run will need, before it has a machine.
+"""What a run will need, before it has a machine: made from its configuration, in one process without a GPU.
 
-Composes and checks the configuration as a run does, builds ranks of the real model without memory or peers, holds
-what they have against the arithmetic of the layout, and prints parameters, memory, batches, checkpoints and FLOPs.
-Reads no data and no tokenizer: the vocabulary is `tokenizer.vocab_size`. Predicts no time: that is the machine's.
+Composes and checks the configuration as a run does, builds ranks of the real model without memory or peers and holds
+what they have against the arithmetic of the layout. What the arithmetic says of memory, time, storage, probes and other
+layouts is in the modules beside. Reads no data and no tokenizer: the vocabulary is `tokenizer.vocab_size`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from pretrain.config.load import config_hash
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_capabilities
 from pretrain.engine.layout import Coordinates, ParallelLayout
-from pretrain.engine.state_memory import StateMemory, state_memory
+from pretrain.engine.state_memory import optimizer_ranks
 from pretrain.errors import ConfigError
 from pretrain.flops import flops_per_token
 from pretrain.model.spec import ModelSpec
-from pretrain.plan.memory import Memory, activation_bytes
-from pretrain.plan.storage import DiskPlan, disk_plan
+from pretrain.plan.layouts import LayoutOption, device_bytes, suggest
+from pretrain.plan.memory import Memory, fullest, rank_memory
+from pretrain.plan.probing import ProbePlan, probe_plan
+from pretrain.plan.storage import StoragePlan, storage_plan
+from pretrain.plan.throughput import Throughput, predict, workload_of
 
 if TYPE_CHECKING:
     from pretrain.engine.sharded.dry_run import Shard
+
+_SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,34 @@ class RankPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """A run on devices that something is known of.
+
+    Attributes:
+        name: of the device.
+        memory_bytes: of one.
+        usable_bytes: what is left for tensors.
+        needed_bytes: by the rank that needs most.
+        fits: whether that is enough.
+        throughput: of the given layout; `measured` says whether it was given by cluster.tokens_per_second_per_device.
+        days: of training at that speed, without saves and probes.
+        probe: what scoring adds.
+        layouts: those that fit, the fastest first.
+    """
+
+    name: str
+    memory_bytes: int
+    usable_bytes: int
+    needed_bytes: int
+    fits: bool
+    throughput: Throughput
+    measured: bool
+    days: float
+    probe: ProbePlan
+    layouts: list[LayoutOption]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a run will need; `--json` writes these fields.
 
@@ -49,7 +82,9 @@ class Plan:
         ranks: those that were built.
         covered: ranks of every place in tensor x pipeline were built, and hold each element once.
         tokens_per_step: over all ranks, after a batch ramp.
+        storage: what it writes.
         flops_per_token: by definition, see `pretrain.flops`; total_flops: of the whole run.
+        device: memory, time, probes and layouts on the cluster's devices; None where it names none.
     """
 
     name: str
@@ -66,12 +101,19 @@ class Plan:
     tokens_per_step: int
     steps: int
     tokens: int
-    disk: DiskPlan
+    storage: StoragePlan
     flops_per_token: dict[str, float]
     total_flops: dict[str, float]
+    device: DevicePlan | None
 
 
-def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Literal["all"] | None = None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    *,
+    world_size: int,
+    ranks: Sequence[int] | Literal["all"] | None = None,
+    layouts: int = 5,
+) -> Plan:
     """Plans a run of `world_size` processes; deterministic, in one process without a GPU.
 
     Args:
@@ -79,12 +121,13 @@ def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Lite
         world_size: processes of the run.
         ranks: which to build; `all` is one of each place in tensor x pipeline; None the first of the first, a middle
             and the last pipeline stage.
+        layouts: how many layouts to suggest at most, where a device is known.
 
     Raises:
         ConfigError: the run could not start, or a rank is not in it.
         EngineError: Megatron-core builds another model than the arithmetic says.
     """
-    check(config, world_size)
+    check(config, world_size, files=False)
     problems = check_capabilities(config, world_size=world_size)
     if problems:
         raise ConfigError(problems)
@@ -109,7 +152,7 @@ def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Lite
         layout=layout,
         compute=config.precision.compute,
         recompute=config.engine.recompute,
-        optimizer_ranks=_state(shards[0], config, layout).optimizer_ranks,
+        optimizer_ranks=optimizer_ranks(config, layout),
         parameters=spec.num_parameters,
         padding_parameters=padding_parameters(spec),
         ranks=[_rank_plan(shard, config, spec, layout) for shard in shards],
@@ -117,38 +160,47 @@ def make_plan(config: RunConfig, *, world_size: int, ranks: Sequence[int] | Lite
         tokens_per_step=config.batch_sizes.full_step_tokens,
         steps=config.total_steps,
         tokens=config.total_tokens,
-        disk=disk_plan(config, stored=spec.num_parameters + padding_parameters(spec), exported=spec.num_parameters),
+        storage=storage_plan(
+            config,
+            stored=spec.num_parameters + padding_parameters(spec),
+            exported=spec.num_parameters,
+            devices=world_size,
+        ),
         flops_per_token=flops,
         total_flops={name: value * config.total_tokens for name, value in flops.items()},
+        device=_device_plan(config, spec, layout, count=layouts),
+    )
+
+
+def _device_plan(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, count: int) -> DevicePlan | None:
+    cluster, usable = config.cluster, device_bytes(config)
+    if cluster.memory_gib is None or usable is None:
+        return None
+    needed = fullest(config, spec, layout).total
+    throughput = predict(workload_of(config, spec, layout), cluster)
+    searchable = count > 0 and cluster.peak_teraflops is not None  # a measurement alone ranks nothing
+    return DevicePlan(
+        name=cluster.device or "a device",
+        memory_bytes=int(cluster.memory_gib * 2**30),
+        usable_bytes=usable,
+        needed_bytes=needed,
+        fits=needed <= usable,
+        throughput=throughput,
+        measured=cluster.tokens_per_second_per_device is not None,
+        days=config.total_tokens / throughput.tokens_per_second / _SECONDS_A_DAY,
+        probe=probe_plan(config, tokens_per_second=throughput.tokens_per_second),
+        layouts=suggest(config, spec, world_size=layout.world_size, count=count) if searchable else [],
     )
 
 
 def _rank_plan(shard: Shard, config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> RankPlan:
     at = layout.coordinates(shard.rank)
-    state = _state(shard, config, layout)
-    activations, logits = activation_bytes(config, spec, layout, stage=at.pipeline)
-    parts = {
-        "weights": state.weights,
-        "gradients": state.gradients,
-        "optimizer": state.optimizer,
-        "activations": activations,
-        "logits": logits,
-    }
     return RankPlan(
         rank=shard.rank,
         at=at,
         layers=spec.num_layers // layout.pipeline,
         parameters=shard.num_parameters,
-        memory_bytes=Memory(**parts, total=sum(parts.values())),
-    )
-
-
-def _state(shard: Shard, config: RunConfig, layout: ParallelLayout) -> StateMemory:
-    return state_memory(
-        config,
-        num_parameters=shard.num_parameters,
-        weight_bytes=shard.weight_bytes,
-        replicas=layout.data * layout.context,
+        memory_bytes=rank_memory(config, spec, layout, stage=at.pipeline),
     )
 
 

@@ -25,6 +25,7 @@ from pretrain.engine.device import prepare_device
 from pretrain.engine.layout import ParallelLayout
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of
+from pretrain.engine.state_memory import stage_elements
 from pretrain.errors import EngineError
 from pretrain.model.gpt import build_chunks, transformer_config
 from pretrain.model.spec import ModelSpec
@@ -84,19 +85,6 @@ def build_shard(config: RunConfig, spec: ModelSpec, *, rank: int, world_size: in
         groups.stop()
         dist.destroy_process_group()
         sys.excepthook = excepthook
-
-
-def stage_elements(spec: ModelSpec, layout: ParallelLayout, *, stage: int, tensor: int) -> int:
-    """Parameters of one of `tensor` ranks that share a pipeline stage, by arithmetic; 1 gives the whole stage.
-
-    Matrices are split evenly, norms are copied. The last of several stages has its own copy of tied embeddings.
-    """
-    layers, last = spec.num_layers // layout.pipeline, stage == layout.pipeline - 1
-    heads, hidden = spec.num_attention_heads * spec.head_dim, spec.hidden_size
-    matrices = layers * hidden * (spec.qkv_size + heads + 3 * spec.ffn_hidden_size)
-    tables = 1 if spec.tie_embeddings and layout.pipeline == 1 else int(stage == 0) + int(last)
-    matrices += tables * spec.padded_vocab_size * hidden
-    return matrices // tensor + (2 * layers + int(last)) * hidden
 
 
 def check_shard(shard: Shard, spec: ModelSpec, layout: ParallelLayout) -> None:
