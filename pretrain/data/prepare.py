@@ -47,7 +47,7 @@ from pretrain.data.tokenizer_loss import SAMPLE_BYTES, require_lossless
 from pretrain.data.tokenizer_training import train_tokenizer
 from pretrain.data.unit_state import STATE, write_durably
 from pretrain.data.units import PLAN_NAME, TOKEN_CHUNKS, Plan, make_plan, stamp, write_plan
-from pretrain.errors import DataError
+from pretrain.errors import DataError, TokenizerError
 
 __all__ = ["Making", "PreparedData", "PreparedSource", "ensure_prepared", "finish", "making", "open_prepared"]
 __all__ += ["training_text"]
@@ -210,6 +210,11 @@ def _tokenizer(config: RunConfig, files: Files, *, writing: Path, given: Tokeniz
     settings = [recipe(config, given), keys, config.data.holdout_fraction, stamps]
     wanted = json.dumps(settings, sort_keys=True)
     tokenizer = given
+    if tokenizer is None and TOKEN_CHUNKS in files:
+        raise TokenizerError(
+            "data.token_chunks holds ids of a tokenizer, but tokenizer.path=null names none. Give the tokenizer.model "
+            "they were made with."
+        )
     if tokenizer is None and recipe_path.exists() and recipe_path.read_text(encoding="utf-8") == wanted:
         tokenizer = Tokenizer.load(path)
     if tokenizer is None:

@@ -201,8 +201,9 @@ def test_a_torn_file_stops_and_leaves_no_copy(planted: dict[str, Any], tmp_path:
     path = planted["folder"] / "c.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-20])
     index = NgramIndex(read_items(planted["items"]), num_words=13)
+    settings = Settings({"c": "text"}, 1 << 20, tmp_path / "out")
     with pytest.raises(DataError, match=r"c\.jsonl\.zst: damaged"):
-        scan({"c": find_files([str(path)], key="k")}, index, settings=Settings({"c": "text"}, 1 << 20, tmp_path / "out"))
+        scan({"c": find_files([str(path)], key="k")}, index, settings=settings)
     assert list((tmp_path / "out").iterdir()) == []
 
 

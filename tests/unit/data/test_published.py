@@ -251,6 +251,8 @@ def test_rows_of_an_unknown_name_stop_preparation_with_the_remedy(
     command: Prepare, samples: tuple[Path, dict[str, list[str]]], tmp_path: Path
 ) -> None:
     write_chunks(samples[0], samples=21, name="web")
+    code, _, error = command("prepare", "data=amber_chunks", "tokenizer.path=null")
+    assert code == 1 and "tokenizer.path=null names none. Give the tokenizer.model they were made with" in error
     code, _, error = command("prepare", "data=amber_chunks")
     assert code == 1
     assert "source 'web' is not one of data.sources" in error and "data.sources.NAME.aliases=[web]" in error

@@ -88,8 +88,8 @@ def test_the_share_of_a_source_is_exact_at_its_end(config: RunConfig, tmp_path: 
 
 def make_plan(share: float, damaged: int = 0) -> Plan:
     return Plan(
-        units=(), text_keys={"s": "text"}, aliases={}, max_line_bytes=1, holdout_fraction=0, add_bos=False, add_eos=True, row_tokens=0,
-        sources=("s",), max_rejected_share=share, max_damaged_files=damaged,
+        units=(), text_keys={"s": "text"}, aliases={}, max_line_bytes=1, holdout_fraction=0, add_bos=False,
+        add_eos=True, row_tokens=0, sources=("s",), max_rejected_share=share, max_damaged_files=damaged,
     )  # fmt: skip
 
 
