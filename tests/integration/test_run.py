@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support import runs
+from tests.support.lm_eval_answers import lm_eval_answers
 
 LAST = "checkpoints/step_00000024"
 
@@ -178,7 +179,7 @@ def test_lm_eval_on_the_export_gives_the_same_answers_item_by_item(whole: Path) 
         (file,) = (whole / "items").glob(f"*/step_{step:08d}.parquet")
         items = pq.read_table(file).to_pylist()
         recorded = {(r["metric"], r["task"]): r["value"] for r in runs.probes(whole) if r["step"] == step}
-        for task, (answers, acc) in _huggingface_answers(whole / f"export/step_{step:08d}", limits).items():
+        for task, (answers, acc) in lm_eval_answers(whole / f"export/step_{step:08d}", limits).items():
             ours = [row for row in items if row["task"] == task]
             assert len(ours) == len(answers)
             for row in ours:
@@ -199,31 +200,6 @@ def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(folder: Path, wh
     last = {(r["task"], r["metric"]): r["value"] for r in runs.probes(whole) if r["step"] == 24}
     assert first == last, "the same weights score the same, bitwise"
     assert runs.metrics(directory)[-1]["train/loss"] < runs.metrics(whole)[1]["train/loss"]
-
-
-def _huggingface_answers(export: Path, limits: dict[str, int]) -> dict[str, Any]:
-    """lm-eval's own HFLM: answers by (item, choice), and its accuracy."""
-    import yaml
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    model = HFLM(pretrained=str(export), device="cpu", dtype="float32", batch_size=16, logits_cache=False)
-    manager, found = TaskManager(include_defaults=False), {}
-    for task, limit in limits.items():
-        short = task.removeprefix("fineline_")
-        folder = Path(__file__).parents[2] / "probes" / "tasks" / short
-        text = (folder / f"{short}.yaml").read_text().replace("${TASK_DIR}", str(folder))
-        results = simple_evaluate(
-            model, tasks=[yaml.safe_load(text)], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=True
-        )
-        answers = {
-            (sample["doc_id"], choice): response[0]
-            for sample in results["samples"][task]
-            for choice, response in enumerate(sample["resps"])
-        }
-        found[task] = (answers, results["results"][task]["acc,none"])
-    return found
 
 
 def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
