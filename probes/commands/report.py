@@ -3,9 +3,11 @@
   python -m probes report runs/demo
   python -m probes report runs/small runs/large --output comparison.html
   python -m probes report scores.csv runs/mine published:pythia
+  python -m probes report runs/amber_7b --original amber      # beside the published scores, with bands
 
 One run directory alone has its page in the run, report.html. Everything else (several runs, folders of lm-eval's
-results, tables of scores, published curves) is compared in one page, comparison.html.
+results, tables of scores, published curves) is compared in one page, comparison.html; with a published original among
+them, or named by --original, the page begins with the runs beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.config.nearest import nearest
 from pretrain.errors import ProbeError
+from probes.commands.beside_original import add_original_arguments, beside_originals
 from probes.commands.show_table import add_table_arguments, print_table, table_of
 from probes.store import PROBES_FILE
 
@@ -32,6 +35,7 @@ _MOST_ROWS = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_table_arguments(parser, output="the page; report.html in the run, comparison.html for several")
+    add_original_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,13 +48,20 @@ def run(options: argparse.Namespace) -> int:
     for path in paths:
         if not path.exists() and not str(path).startswith("published:"):
             run_directory(path)
-    if len(paths) == 1 and (_holds_run(paths[0]) or _is_empty_of_json(paths[0])):
+    if len(paths) == 1 and not options.original and (_holds_run(paths[0]) or _is_empty_of_json(paths[0])):
         return _report(run_directory(paths[0]), options.output)
     table = table_of(options)
     output = options.output or _COMPARISON
+    from probes.dynamics.originals import hints, with_originals
     from probes.report.compare_page import compare, write
 
-    comparison = compare(table)
+    beside = None
+    if options.original:
+        beside = beside_originals(table, list(table.runs), options.original, original_run=options.original_run)
+        table = with_originals(table, [one.original for one in beside])
+    comparison = compare(table, beside=beside)
+    for hint in [] if comparison.beside else hints(table, list(table.runs)):
+        print(hint)
     write(comparison, output)
     print_table(_rows(comparison))
     left_out = len(comparison.table.runs) - _MOST_ROWS
@@ -82,8 +93,28 @@ def _report(directory: Path, output: Path | None) -> int:
 
     write_report(directory, output)
     print(summary_table(directory))
+    for hint in _hints(directory):
+        print(f"\n{hint}")
     print(f"\nreport: {output}")
     return 0
+
+
+def _hints(directory: Path) -> list[str]:
+    """Which original the run can be put beside, by what its configuration and events tell."""
+    from probes.dynamics.originals import hints
+    from probes.dynamics.table import CurveTable, RunFacts
+    from probes.report.run_files import RunFiles, read_config, read_events
+
+    told = RunFiles(
+        directory=directory,
+        config=read_config(directory)[0],
+        config_text="",
+        rows=(),
+        curves=(),
+        events=read_events(directory),
+    )
+    facts = RunFacts(name=told.name, parameters=told.parameters, total_tokens=told.total_tokens)
+    return hints(CurveTable([facts], []), [facts.name])
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -168,6 +168,16 @@ def original_at(published: PublishedCurve, tokens_Q: np.ndarray) -> tuple[np.nda
     return value_Q, stderr_Q, error_Q
 
 
+def band_about(found: Beside, task: TaskBeside) -> tuple[PublishedCurve, np.ndarray]:
+    """The original's curve and the half width of the band about each point of it, for a run with this run's errors."""
+    published = found.original.curves[task.series]
+    others_K = original_at(published, task.tokens_K)[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = float(np.nan_to_num(np.median(task.stderr_K / others_K), nan=1.0, posinf=1.0))
+    stderr_C = np.nan_to_num(published.curve.stderr_C, nan=float(np.mean(task.stderr_K)))
+    return published, half_width(ratio * stderr_C, stderr_C, published.error_C)
+
+
 def half_width(stderr_Q: np.ndarray, others_Q: np.ndarray, error_Q: np.ndarray) -> np.ndarray:
     """Half width of the band of a difference: two standard errors, and an even error within ± `error_Q`."""
     return np.asarray(_QUANTILE * np.sqrt(stderr_Q**2 + others_Q**2 + error_Q**2 / 3.0))

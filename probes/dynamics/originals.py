@@ -23,8 +23,8 @@ _AMBER_NOTES = (
     "questions. Another evaluation of the same final model gave 26.84 instead of 28.53.",
 )
 _OPENLLAMA_NOTES = (
-    "OpenLLaMA was scored by lm-eval of May to July 2023, all zero-shot, to two decimals. A prompt must begin with <s> "
-    "(tokenizer.add_bos=true).",
+    "OpenLLaMA was scored by lm-eval of May to July 2023, all zero-shot, to two decimals; that later versions ask the "
+    "same was not checked. A prompt must begin with <s> (tokenizer.add_bos=true).",
     "Tokens of previews are those of their labels, which may be some 5B off: OpenLLaMA saved every 10.5B.",
 )
 
@@ -119,6 +119,29 @@ def original_of(table: CurveTable, run: str) -> str | None:
 def originals_in(table: CurveTable) -> list[str]:
     """Names in `ORIGINALS` of the originals that are runs of a table."""
     return [key for key, known in ORIGINALS.items() if known.run in table.runs]
+
+
+def with_originals(table: CurveTable, originals: Sequence[Original]) -> CurveTable:
+    """A table with the runs and curves of originals that it lacks."""
+    new = {one.facts.name: one for one in originals if one.facts.name not in table.runs}
+    curves = [published.curve for one in new.values() for published in one.curves.values()]
+    return CurveTable([*table.runs.values(), *(one.facts for one in new.values())], [*table.curves, *curves])
+
+
+def pairs_in(table: CurveTable) -> list[tuple[str, str]]:
+    """Runs of a table with the original they belong beside, where it is in the table, too.
+
+    That whose recipe the run repeats, or the only one there is.
+    """
+    present = originals_in(table)
+    published = {ORIGINALS[key].run for key in present}
+    found = []
+    for run in table.by_size(table.runs):
+        told = original_of(table, run)
+        key = told if told in present else present[0] if len(present) == 1 else None
+        if run not in published and key is not None:
+            found.append((run, key))
+    return found
 
 
 def hints(table: CurveTable, runs: Sequence[str]) -> list[str]:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrain.errors import ProbeError
+from probes.dynamics.beside_original import Beside, put_beside
 from probes.dynamics.onset import AT, ChangePoint, arise
+from probes.dynamics.originals import find_original
 from probes.dynamics.predict import predict_finals, usable_references
 from probes.dynamics.recommend import benchmark_of, recommend
 from probes.dynamics.similarity import compare_sizes
@@ -121,6 +123,12 @@ def similarities(table: CurveTable, runs: Sequence[str], *, axis: str) -> list[S
         )
         for one in found.tasks
     ]
+
+
+def beside(table: CurveTable, pairs: Sequence[tuple[str, str]]) -> list[Beside]:
+    """Runs beside the originals they are paired with; those without a score of the same protocol are left out."""
+    found = [put_beside(table, run, find_original(key)) for run, key in pairs]
+    return [one for one in found if one.tasks]
 
 
 def _has_past(table: CurveTable, run: str) -> bool:

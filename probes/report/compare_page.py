@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
+from probes.dynamics.beside_original import Beside
+from probes.dynamics.originals import pairs_in
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable
 from probes.report import compare_analysis as analysis
 from probes.report.compare_curves import (
@@ -28,6 +30,7 @@ from probes.report.compare_curves import (
 )
 from probes.report.compare_figures import Style, alignment_figures, domain_figures, styles_of
 from probes.report.compare_intervals import onset_figure, prediction_figures
+from probes.report.compare_original import original_section
 from probes.report.compare_tables import (
     legend,
     onsets_table,
@@ -40,6 +43,7 @@ from probes.report.compare_tables import (
 from probes.report.page import Counter, Head, Section, note_below, render_page, tile, write_page
 
 _MOST_PANELS = 24
+_MOST_BESIDE = 4
 _EMPTY = '<p class="empty">{}</p>'
 
 
@@ -54,6 +58,7 @@ class Comparison:
         axes: on which all runs have a place.
         missing: why other axes are not there.
         styles: of the runs in colour, by size.
+        beside: runs beside originals that are in the table.
     """
 
     table: CurveTable
@@ -62,6 +67,7 @@ class Comparison:
     axes: Sequence[Axis]
     missing: str
     styles: Mapping[str, Style]
+    beside: Sequence[Beside] = ()
 
     @property
     def runs(self) -> list[str]:
@@ -99,8 +105,12 @@ def write(comparison: Comparison, output: Path) -> Path:
     return write_page(render_page(head, _sections(comparison)), output)
 
 
-def compare(table: CurveTable) -> Comparison:
+def compare(table: CurveTable, *, beside: Sequence[Beside] | None = None) -> Comparison:
     """Chooses what is compared: tasks, axes, and the runs in colour.
+
+    Args:
+        table: the runs.
+        beside: runs beside their originals; those that the table has with their originals, unless given.
 
     Raises:
         ProbeError: there is nothing to compare.
@@ -120,6 +130,7 @@ def compare(table: CurveTable) -> Comparison:
         axes=axes,
         missing=missing,
         styles=styles_of(chosen),
+        beside=analysis.beside(table, pairs_in(table)[:_MOST_BESIDE]) if beside is None else beside,
     )
 
 
@@ -130,6 +141,9 @@ def _sections(found: Comparison) -> list[Section]:
         Section("domains", "Domains", _domains(found, counter)),
         Section("alignment", "Alignment of sizes", _alignment(found, counter)),
     ]
+    if found.beside:
+        content = original_section(found.beside, found.styles, counter)
+        sections.insert(1, Section("original", "Beside the original", content))
     predicted = analysis.predictions(found.table, found.runs)
     if predicted:
         note = (

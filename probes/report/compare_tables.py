@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pretrain.track.legible import legible_count
+from probes.dynamics.beside_original import ABOVE, BELOW, WITHIN, Beside
 from probes.dynamics.table import CurveTable
 from probes.report.compare_curves import Panel
 from probes.report.compare_figures import OTHER_COLOUR, OTHERS, Style
@@ -21,6 +22,11 @@ from probes.report.page import note_below, scroll
 MOST_ROWS = 60
 _MOST_DOMAINS = 8
 _MOST_NAMED = 12
+_BESIDE = {
+    WITHIN: "within noise",
+    ABOVE: '<span class="better">above</span>',
+    BELOW: '<span class="worse">below</span>',
+}
 _DASH_PATTERNS = {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _MARKER_SHAPES = {
     "circle": '<circle cx="17" cy="7" r="3.6"/>',
@@ -233,6 +239,30 @@ def similarity_table(rows: Sequence[SimilarityRow]) -> str:
         for row in rows
     ]
     return _table(heads, cells, label="Similarity across sizes", wraps=True)
+
+
+def original_table(found: Beside) -> str:
+    """Scores of a run beside the original's: the difference over all checkpoints, and what noise explains of it."""
+    heads = ["Score", "#Latest", "#Original there", "#Mean difference", "#Of the band", "#Outside", "Verdict", "Remark"]
+    cells = [
+        [
+            html.escape(str(task.series)),
+            number(float(task.value_K[-1])),
+            number(float(task.original_K[-1])),
+            f"{task.mean_difference:+.3f}",
+            f"{task.in_bands:+.2f}",
+            f"{task.outside} of {len(task.tokens_K)}",
+            _BESIDE[task.verdict],
+            html.escape("; ".join(task.remarks)),
+        ]
+        for task in found.tasks
+    ]
+    unknown = ["–"] * 6
+    cells += [
+        [html.escape(str(series)), *unknown, html.escape(f"not compared: {reason}")]
+        for series, reason in found.refused.items()
+    ]
+    return _table(heads, cells, label=f"{found.run} beside {found.original.title}", wraps=True)
 
 
 def number(value: float | None, digits: int = 3) -> str:

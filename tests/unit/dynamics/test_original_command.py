@@ -69,7 +69,10 @@ def test_a_run_of_a_recipe_is_told_that_there_is_an_original(tmp_path, capsys):
     config = (run / "config.yaml").read_text().replace("name: demo", "name: amber_7b")
     (run / "config.yaml").write_text(config)
     assert main(["compare", str(run), "--draws", "2"]) == 0
-    assert "amber_7b repeats the recipe of LLM360's Amber-7B: --original amber puts it" in capsys.readouterr().out
+    told = "amber_7b repeats the recipe of LLM360's Amber-7B: --original amber puts it"
+    assert told in capsys.readouterr().out
+    assert main(["report", str(run), "--output", str(tmp_path / "report.html")]) == 0
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
