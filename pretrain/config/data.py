@@ -43,8 +43,9 @@ class DataConfig:
     """Chunks that token_chunks must have, exactly. Null: any number."""
     expected_chunk_samples: int | None = None
     """Samples that each of token_chunks must have, exactly. Null: any number."""
-    expected_tolerance: float = 0.02
-    """How far a source may be from its `expected_tokens`, as a share of them. Another tokenizer needs more."""
+    expected_tolerance: float | None = 0.02
+    """How far a source may be from its `expected_tokens`, as a share of them. Another tokenizer needs more. Null:
+    nothing that is expected is compared, files and chunks neither; for samples of published data."""
     num_chunks: int = 360
     """Chunks of order=chunked; sample i of a source goes to chunk i mod num_chunks. token_chunks: one a file."""
     document_mask: bool = False

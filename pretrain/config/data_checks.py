@@ -122,5 +122,8 @@ def _expected_problems(config: RunConfig) -> Iterator[str]:
     for key, value in counts.items():
         if value is not None and value < 1:
             yield f"{key}={value} must be at least 1; null compares nothing."
-    if not 0 <= data.expected_tolerance < 1:
-        yield f"data.expected_tolerance={data.expected_tolerance} must be at least 0 and below 1: 0.02 is two percent."
+    if data.expected_tolerance is not None and not 0 <= data.expected_tolerance < 1:
+        yield (
+            f"data.expected_tolerance={data.expected_tolerance} must be at least 0 and below 1 (0.02 is two percent), "
+            "or null, which compares nothing."
+        )

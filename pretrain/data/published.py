@@ -59,7 +59,9 @@ def _num_files(source: Mapping[str, Any]) -> int:
 
 
 def is_published(data: DataConfig) -> bool:
-    """Whether there is anything to compare with."""
+    """Whether anything is to be compared."""
+    if data.expected_tolerance is None:
+        return False
     own = [expected for s in data.sources.values() for expected in (s.expected_tokens, s.expected_files)]
     return any(expected is not None for expected in (*own, data.expected_chunks, data.expected_chunk_samples))
 
@@ -91,18 +93,19 @@ def _line(name: str, files: str, documents: str, tokens: int, expected: int | No
 
 
 def problems(counts: Counts, data: DataConfig) -> Iterator[str]:
-    """Where the counts are not those that are published, each with the keys that accept it."""
+    """Where the counts are not those that are published, each with the key that accepts it."""
+    if data.expected_tolerance is None:
+        return
     for name, source in data.sources.items():
         key = f"data.sources.{name}"
         found, wanted = counts.files[name], source.expected_files
         if wanted is not None and found != wanted:
-            yield f"{key} was read from {found:,} files, {wanted:,} are published. To accept: {key}.expected_files=null"
+            yield f"{key}: {found:,} files, {wanted:,} are published. To accept: {key}.expected_files=null"
         tokens, expected = counts.tokens[name], source.expected_tokens
         if expected is not None and abs(tokens - expected) > data.expected_tolerance * expected:
             yield (
-                f"{key} has {tokens:,} tokens, {tokens / expected:.4f} of the {expected:,} that are published, and "
-                f"data.expected_tolerance={data.expected_tolerance} allows no more than that of difference. To accept: "
-                f"{key}.expected_tokens=null"
+                f"{key}: {tokens:,} tokens, {tokens / expected:.4f} of {expected:,} that are published, which is more "
+                f"than data.expected_tolerance={data.expected_tolerance} off. To accept: {key}.expected_tokens=null"
             )
     yield from _chunk_problems(counts.chunk_samples, data)
 
@@ -145,5 +148,5 @@ def require_published(data: DataConfig, *, directory: Path | str) -> None:
             + "\n".join(f"  {problem}" for problem in found)
             + "\nMost often files did not arrive: compare them with the publisher's list, get what is missing and "
             "prepare again, with data.prepared_dir at null or at a folder that does not exist. What was prepared is "
-            "kept; to train on it as it is, accept the differences, or raise data.expected_tolerance."
+            "kept; to train on it as it is, accept the differences, or widen data.expected_tolerance (null accepts all)."
         )
