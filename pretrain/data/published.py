@@ -148,5 +148,5 @@ def require_published(data: DataConfig, *, directory: Path | str) -> None:
             + "\n".join(f"  {problem}" for problem in found)
             + "\nMost often files did not arrive: compare them with the publisher's list, get what is missing and "
             "prepare again, with data.prepared_dir at null or at a folder that does not exist. What was prepared is "
-            "kept; to train on it as it is, accept the differences, or widen data.expected_tolerance (null accepts all)."
+            "kept; to train on it as it is, accept the differences, or widen data.expected_tolerance (null takes all)."
         )
