@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         return _report(run_directory(paths[0]), options.output)
     table = table_of(options)
     output = options.output or _COMPARISON
-    from probes.dynamics.originals import hints, with_originals
+    from probes.dynamics.originals import hints, pairs_in, with_originals
     from probes.report.compare_page import compare, write
 
     beside = None
@@ -60,7 +60,11 @@ def run(options: argparse.Namespace) -> int:
         beside = beside_originals(table, list(table.runs), options.original, original_run=options.original_run)
         table = with_originals(table, [one.original for one in beside])
     comparison = compare(table, beside=beside)
-    for hint in [] if comparison.beside else hints(table, list(table.runs)):
+    shown = {(one.run, one.original.key) for one in comparison.beside}
+    missing = [pair for pair in pairs_in(table) if beside is None and pair not in shown]
+    for run, key in missing:
+        print(f"{run} is not beside the original on this page: python -m probes compare … --original {key} says why.")
+    for hint in [] if shown or missing else hints(table, list(table.runs)):
         print(hint)
     write(comparison, output)
     print_table(_rows(comparison))

@@ -203,10 +203,13 @@ def summary(found: Beside) -> str:
     """What is to be said of all scores together."""
     off = [f"{task.verdict} in {task.series}" for task in found.tasks if task.verdict != WITHIN]
     told = ", ".join(off) if off else "none differs beyond noise"
-    count = f"{len(found.tasks)} score{'s' if len(found.tasks) > 1 else ''}"
+    count = len(found.tasks)
+    late = sum(task.verdicts[-1] != WITHIN for task in found.tasks)
     return (
-        f"{found.run} beside {found.original.title}, {count}: {told} (Holm over all, {1.0 - LEVEL:.0%}). Taken "
-        f"together {_WORDS[found.verdict]}, mean difference {found.in_bands:+.2f} of the band."
+        f"{found.run} beside {found.original.title}, {count} score{'s' if count > 1 else ''}: {told} (Holm over all, "
+        f"{1.0 - LEVEL:.0%}). Taken together {_WORDS[found.verdict]}, mean difference {found.in_bands:+.2f} of the "
+        f"band. At the latest checkpoint {late} of {count} outside the band, {(1.0 - LEVEL) * count:.1f} to be "
+        f"expected by noise."
     )
 
 

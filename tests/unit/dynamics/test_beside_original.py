@@ -81,6 +81,7 @@ def test_the_original_itself_is_within_and_five_points_less_is_below() -> None:
     same = put_beside(copy_of(table, "Amber", every=10), "mine", find_original("amber"))
     assert {verdict for task in same.tasks for verdict in task.verdicts} == {WITHIN}
     assert same.verdict == WITHIN and "none differs beyond noise" in summary(same)
+    assert "At the latest checkpoint 0 of 4 outside the band, 0.2 to be expected by noise." in summary(same)
     for offset, expected in ((-0.05, BELOW), (0.05, ABOVE)):
         moved = put_beside(copy_of(table, "Amber", offset=offset, every=10), "mine", find_original("amber"))
         assert {task.verdict for task in moved.tasks} == {expected} and moved.verdict == expected
@@ -106,10 +107,11 @@ def drawn(random: np.random.Generator, *, run_of_checkpoints: int = 3) -> tuple[
 def test_equal_models_are_outside_the_band_as_often_as_stated() -> None:
     random = np.random.default_rng(0)
     outside, called, runs = [], 0, 150
+    any_original = find_original("openllama_7b_v1")
     for _ in range(runs):
         table, theirs = drawn(random)
         original = replace(
-            find_original("openllama_7b_v1"),
+            any_original,
             curves={curve.series: PublishedCurve(curve, np.full(len(curve), 0.005)) for curve in theirs},
         )
         found = put_beside(table, "mine", original)
@@ -125,10 +127,11 @@ def test_equal_models_are_outside_the_band_as_often_as_stated() -> None:
 def test_scores_of_one_truth_at_one_checkpoint_are_called_in_one_run_of_twenty() -> None:
     random = np.random.default_rng(1)
     called, runs = 0, 200
+    any_original = find_original("openllama_7b_v1")
     for _ in range(runs):
         table, theirs = drawn(random, run_of_checkpoints=1)
         original = replace(
-            find_original("openllama_7b_v1"),
+            any_original,
             curves={curve.series: PublishedCurve(curve, np.full(len(curve), 0.005)) for curve in theirs},
         )
         found = put_beside(table, "mine", original)
@@ -238,6 +241,23 @@ def test_nothing_is_extrapolated_and_another_size_is_remarked_on() -> None:
         "published at 400B to 1.05T tokens, the run has checkpoints at 100B: nothing is extrapolated"
     )
     assert "1.00M parameters, OpenLLaMA 7B v1 6.74B: this is no repetition" in found.remarks[0]
+
+
+def test_published_weights_scored_again_under_their_own_name_have_no_rounding() -> None:
+    series = Series("hellaswag", "acc_norm", 0)
+    end = 250_000 * 4_194_304.0
+    again = a_curve([(end, 0.7198)], series=series, items=10_042, run="open_llama_7b")
+    table = CurveTable([RunFacts(name="open_llama_7b", parameters=SIZE)], [again])
+    (task,) = put_beside(table, "open_llama_7b", find_original("openllama_7b_v1")).tasks
+    exact = put_beside(a_run([replace(again, run="mine")]), "mine", find_original("openllama_7b_v1")).tasks[0]
+    assert task.half_K.tolist() == exact.half_K.tolist()
+    published = openllama()
+    (rounded,) = (
+        one
+        for one in put_beside(published, "open_llama_7b", find_original("openllama_7b_v1")).tasks
+        if one.series == series
+    )
+    assert rounded.half_K[-1] > 1.05 * task.half_K[0]
 
 
 # Which original

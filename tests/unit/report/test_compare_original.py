@@ -105,3 +105,5 @@ def test_a_page_without_an_original_says_which_there_is(tmp_path: Path, capsys) 
     assert main(["report", str(scores), "--output", str(tmp_path / "page.html")]) == 0
     assert "--original amber puts it beside" in capsys.readouterr().out
     assert "Beside the original" not in (tmp_path / "page.html").read_text()
+    assert main(["report", str(scores), "published:amber", "--output", str(tmp_path / "page.html")]) == 0
+    assert "amber_7b is not beside the original on this page" in capsys.readouterr().out
