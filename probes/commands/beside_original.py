@@ -45,8 +45,9 @@ def print_beside(table: CurveTable, runs: Sequence[str], options: argparse.Names
         print(f"{found.run} beside {found.original.title} at equal tokens:")
         for task in found.tasks:
             print(f"  {sentence(task)}")
-        for series, reason in found.refused.items():
-            print(f"  {series}: not compared: {reason}")
+        for reason in dict.fromkeys(found.refused.values()):
+            refused = ", ".join(str(series) for series, told in found.refused.items() if told == reason)
+            print(f"  not compared: {refused}: {reason}")
         for remark in (*found.remarks, *found.original.notes):
             print(f"  Note: {remark}")
         print(f"{summary(found)}\n")

@@ -87,7 +87,7 @@ def test_a_run_of_a_recipe_is_told_that_there_is_an_original(tmp_path, capsys):
         (["published:amber", "--original", "published:openllama"], "Name one of them with --original-run"),
         (
             ["published:amber", "--original", "openllama_7b_v1"],
-            "hellaswag (acc_norm, 0-shot): not compared: the run has acc_norm, 10-shot",
+            "not compared: hellaswag (acc_norm, 0-shot): the run has acc_norm, 10-shot",
         ),
     ],
 )
