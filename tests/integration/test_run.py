@@ -74,7 +74,8 @@ def test_the_same_command_again_changes_nothing(whole: Path, folder: Path) -> No
     assert {name: (whole / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # in every test run: tests/integration/test_recipes.py
+@pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_a_random_step_and_started_again_is_bitwise_the_same(folder: Path, whole: Path, seed: int) -> None:
     name, log = f"killed{seed}", folder / f"killed{seed}.log"
     directory, arguments = folder / "runs" / name, runs.overrides(folder, name)
