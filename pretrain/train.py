@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.calendar import Calendar, save_steps
-from pretrain.checkpoint.huggingface import export_checkpoint
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, newest_valid
+from pretrain.checkpoint.release import Releases
 from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
 from pretrain.config.load import config_hash, identity_hash, to_plain
@@ -50,6 +50,7 @@ from pretrain.hooks.base import Hook, Run
 from pretrain.hooks.checkpoint import CheckpointHook
 from pretrain.hooks.dynamics import DynamicsHook
 from pretrain.hooks.metrics import MetricsHook
+from pretrain.hooks.release import ReleaseHook
 from pretrain.hooks.signals import SignalsHook
 from pretrain.hooks.validate import ValidationHook
 from pretrain.loop import fit
@@ -241,7 +242,7 @@ def _run_info(parts: _Parts, resume_step: int) -> RunInfo:
 
 
 def _hooks(parts: _Parts, order: SampleOrder, calendar: Calendar) -> list[Hook]:
-    """In the order they act at a save: measure, save, probe."""
+    """In the order they act at a save: measure, save, probe, report releases."""
     config, sources = parts.config, parts.data.sources
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     held_out = {name: source for name, source in sources.items() if len(source.validation_tokens)}
@@ -254,12 +255,13 @@ def _hooks(parts: _Parts, order: SampleOrder, calendar: Calendar) -> list[Hook]:
         if config.data.document_mask
         else None,
     )
+    releases = ReleaseHook(Releases(parts.directory, config, calendar, parts.directory / EXPORTS))
     hooks: list[Hook] = [
         MetricsHook(flops_per_token=parts.flops, device_name=device, epoch_tokens=order.epoch_tokens),
         *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
         *([validation] if held_out else []),
-        CheckpointHook(_publisher(parts, calendar), _checkpoint_meta(parts)),
+        CheckpointHook(_publisher(parts, calendar, releases), _checkpoint_meta(parts)),
     ]
     if config.probe.mode != "off":
         hooks.append(LateScoresHook())  # inline too: a watcher may make up for what was left out
@@ -274,17 +276,17 @@ def _hooks(parts: _Parts, order: SampleOrder, calendar: Calendar) -> list[Hook]:
         )
     if config.probe.mode != "off":
         hooks.append(StateHook(config.probe.references))
-    return hooks
+    return [*hooks, releases]
 
 
-def _publisher(parts: _Parts, calendar: Calendar) -> Publisher:
+def _publisher(parts: _Parts, calendar: Calendar, releases: ReleaseHook) -> Publisher:
     return Publisher(
         parts.directory / CHECKPOINTS,
         rank=parts.job.rank,
         world_size=parts.job.world_size,
         barrier=parts.job.barrier,
         background=parts.config.checkpoint.background,
-        on_published=_after_publication(parts, calendar),
+        on_published=_after_publication(parts, calendar, releases),
     )
 
 
@@ -301,24 +303,14 @@ def _checkpoint_meta(parts: _Parts) -> CheckpointMeta:
     )
 
 
-def _after_publication(parts: _Parts, calendar: Calendar) -> Callable[[Path], None]:
-    """Export and retention, on the thread that wrote the checkpoint; a refused export must not fill the disk."""
-    config = parts.config
+def _after_publication(parts: _Parts, calendar: Calendar, releases: ReleaseHook) -> Callable[[Path], None]:
+    """Release and retention, on the thread that wrote the checkpoint; a refused export must not fill the disk."""
 
     def act(checkpoint: Path) -> None:
-        reader = CheckpointReader(checkpoint)
-        is_last = reader.manifest.step == config.total_steps
         try:
-            if config.checkpoint.export == "all" or (config.checkpoint.export == "last" and is_last):
-                export_checkpoint(
-                    reader,
-                    parts.directory / EXPORTS / checkpoint.name,
-                    tokenizer_model=parts.directory / TOKENIZER_NAME,
-                    add_bos=config.tokenizer.add_bos,
-                    tolerance=config.checkpoint.export_tolerance,
-                )
+            releases.published(checkpoint)
         finally:
-            retain(checkpoint.parent, keep=config.checkpoint.keep, always=calendar.keeps_state)
+            retain(checkpoint.parent, keep=parts.config.checkpoint.keep, always=calendar.keeps_state)
 
     return act
 

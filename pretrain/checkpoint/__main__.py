@@ -1,4 +1,4 @@
-"""`python -m pretrain.checkpoint`: look at checkpoints, check them, export them, without a training run."""
+"""`python -m pretrain.checkpoint`: look at checkpoints, check them, export and release them, without training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.checkpoint import release_command
 from pretrain.checkpoint.huggingface import DTYPES, export_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
 from pretrain.checkpoint.reader import CheckpointReader, damage_in, list_checkpoints
@@ -35,9 +36,13 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "read every byte and compare digests"),
         ("inspect", _inspect, "run state, model, layout and tensors of one checkpoint"),
         ("export", _export, "write a Hugging Face folder"),
+        ("release", _release, release_command.HELP),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if name == "release":
+            release_command.add_arguments(command)
+            continue
         where = "checkpoint folder" if name in ("inspect", "export") else "checkpoint folder, or folder of checkpoints"
         command.add_argument("path", type=Path, help=where)
         if name == "export":
@@ -130,6 +135,12 @@ def _export(options: argparse.Namespace) -> int:
     print(f"Exported to {exported.folder}")
     print(exported.parity or "Parity was not measured: the checkpoint holds no answers of the live model.")
     return 0
+
+
+def _release(options: argparse.Namespace) -> int:
+    rows = release_command.release(options)
+    _print_table([release_command.HEAD, *rows])
+    return 1 if release_command.failed(rows) else 0
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

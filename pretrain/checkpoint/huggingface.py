@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pretrain.checkpoint.card import card_text, origin_text
+from pretrain.checkpoint.digests import CARD_NAME, write_digests
+from pretrain.checkpoint.gates import vocabulary_problem
 from pretrain.checkpoint.huggingface_source import INDEX, SINGLE
 from pretrain.checkpoint.parity import Parity, measure_parity
 from pretrain.checkpoint.reader import CheckpointReader
@@ -77,7 +80,7 @@ def export_checkpoint(
         sequence_length=meta.sequence_length,
         dtype=dtype,
         add_bos=add_bos,
-        card=card or f"Step {reader.manifest.step:_}, {meta.run_state.get('tokens', 0):_} tokens.",
+        card=card or origin_text(reader.manifest),
         max_shard_bytes=max_shard_bytes,
         reference=meta.reference,
         tolerance=tolerance,
@@ -108,7 +111,7 @@ def export_weights(
         sequence_length: tokens the model was trained on at a time.
         dtype: of the files, `float32` (bitwise the master weights) or `bfloat16` (rounded to nearest even).
         add_bos: the tokenizer puts `<s>` before a text, as it was in training.
-        card: Markdown added to the model card.
+        card: Markdown about the run, for the model card.
         max_shard_bytes: size of a weights file, and memory needed; a larger tensor gets a file of its own.
         reference: what the live model said; None, or one of another version, leaves parity unmeasured.
         tolerance: largest difference from it, in nats of log-probability; None goes by precision and spread.
@@ -132,9 +135,21 @@ def export_weights(
         _write_weights(_converted(weights, spec, DTYPES[dtype]), temporary, max_shard_bytes)
         exact = write_tokenizer_files(tokenizer_model, temporary, add_bos=add_bos)
         _write_configs(temporary, spec, tokenizer, sequence_length, dtype)
+        problem = vocabulary_problem(temporary, num_pieces=len(tokenizer.pieces))
+        if problem is not None:
+            raise CheckpointError(f"{out} was not exported: {problem}. The checkpoint is untouched.")
         parity = _parity(temporary, out, spec, reference, dtype, tolerance)
-        text = _card(out.name, spec, sequence_length, dtype, card, exact, parity)
-        (temporary / "README.md").write_text(text, "utf-8")
+        text = card_text(
+            out.name,
+            spec,
+            sequence_length=sequence_length,
+            dtype=dtype,
+            is_tokenizer_exact=exact,
+            parity=parity,
+            origin=card,
+        )
+        (temporary / CARD_NAME).write_text(text, "utf-8")
+        write_digests(temporary)
         for path in (*temporary.iterdir(), temporary):
             fsync_path(path)
         _replace(temporary, out)
@@ -161,13 +176,19 @@ def _parity(
 def _converted(
     weights: Iterable[tuple[str, Tensor]], spec: ModelSpec, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """Casts, and makes sure that every name of the model comes exactly once."""
+    """Casts, and makes sure that every name of the model comes exactly once and that all values are numbers."""
     missing = {name for key in megatron_shapes(spec) for name in huggingface_names(key)}
     for name, tensor in weights:
         if name not in missing:
             raise CheckpointError(f"Weight {name!r} is not in this model, or came twice; nothing was exported.")
         missing.remove(name)
-        yield name, tensor.detach().to("cpu", dtype)
+        converted = tensor.detach().to("cpu", dtype)
+        if not bool(torch.isfinite(converted).all()):
+            raise CheckpointError(
+                f"{name} has values that are not finite as {str(dtype)[6:]}; nothing was exported. The model has diverged: "
+                f"export an earlier checkpoint."
+            )
+        yield name, converted
     if missing:
         raise CheckpointError(f"{len(missing)} weights did not come, {sorted(missing)[:3]} among them.")
 
@@ -212,39 +233,6 @@ def _write_configs(
     _write_json(folder / "config.json", config)
     generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False}
     _write_json(folder / "generation_config.json", generation)
-
-
-def _card(
-    name: str, spec: ModelSpec, sequence_length: int, dtype: str, extra: str, exact: bool, parity: Parity | None
-) -> str:
-    said = f"Parity: {parity}." if parity else "Parity with the live model was not measured: there is no reference."
-    note = (
-        ""
-        if exact
-        else (
-            "\nThe tokenizer is not of the kind whose conversion is exact: for the ids of training use `sentencepiece` "
-            "with `tokenizer.model`.\n"
-        )
-    )
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-# {name}
-
-A LLaMA-style base model: {spec.num_parameters:_} parameters, {spec.num_layers} layers, width {spec.hidden_size},
-{spec.num_attention_heads} heads, {spec.num_query_groups} key/value heads, vocabulary {spec.vocab_size:_}, trained on
-sequences of {sequence_length:_} tokens. Weights are {dtype}. {said}
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("PATH")
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-```
-{note}
-{extra}
-"""
 
 
 def _replace(temporary: Path, out: Path) -> None:

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from pretrain.checkpoint.blocks import Block, cut
+from pretrain.checkpoint.calendar import save_steps
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.publish import Publisher
+from pretrain.checkpoint.release import Releases
 from pretrain.config.run import RunConfig, TrainSection
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import CheckpointError
 from pretrain.hooks.checkpoint import CheckpointHook
+from pretrain.hooks.release import ReleaseHook
 from pretrain.model.names import megatron_shapes, megatron_tensor
 from pretrain.state import RunState
 from pretrain.train import _after_publication
@@ -46,6 +49,8 @@ def run(tmp_path, tokenizer_model):
     config.train = TrainSection(steps=3)
     config.checkpoint.export, config.precision.compute = "all", "fp32"
     parts = SimpleNamespace(config=config, directory=tmp_path, data=SimpleNamespace(directory=tmp_path))
+    calendar = save_steps(config)
+    releases = ReleaseHook(Releases(tmp_path, config, calendar, tmp_path / "export"))
     publisher = Publisher(
         tmp_path / "checkpoints",
         rank=0,
@@ -53,7 +58,7 @@ def run(tmp_path, tokenizer_model):
         barrier=lambda: None,
         background=True,
         kinds=("param",),
-        on_published=_after_publication(parts),
+        on_published=_after_publication(parts, calendar, releases),
     )
     events = []
     return SimpleNamespace(
@@ -127,7 +132,7 @@ def test_the_configured_tolerance_counts(run):
 
 def test_old_optimizer_state_is_dropped_though_exports_are_refused(run, monkeypatch):
     kept = []
-    monkeypatch.setattr("pretrain.train.retain", lambda root, keep: kept.append(keep))
+    monkeypatch.setattr("pretrain.train.retain", lambda root, keep, always: kept.append(keep))
     run.engine.off, run.config.checkpoint.keep = 1.0, 1
     _save(run, 1)
     with pytest.raises(CheckpointError):

@@ -86,7 +86,6 @@ TAMPERED = {
     "one number a percent off": _change(
         "model.layers.0.mlp.up_proj.weight", lambda w: w * torch.where(w == w.max(), 1.01, 1.0)
     ),
-    "not a number": _change("model.norm.weight", lambda w: w * float("nan")),
 }
 
 
@@ -102,6 +101,15 @@ def test_a_wrong_export_is_refused_and_an_older_one_stays(tmp_path, tokenizer_mo
     message = str(refused.value)
     assert str(tmp_path / "o") in message and "position" in message and "checkpoint.export_tolerance" in message
     assert (tmp_path / "o" / "older").exists() and os.listdir(tmp_path) == ["o"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, tokenizer_model, value):
+    model = make_model(make_spec())
+    weights = _change("model.norm.weight", lambda w: torch.where(w == w.max(), value, w))(dict(model.state_dict()))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight has values that are not finite as float32"):
+        export_weights(weights.items(), make_spec(), tmp_path / "o", **_options(model, tokenizer_model))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""Releases while a run goes on: exports as saves are published, cards as scores come, pushes where a hub is named.
+
+Exports are made on the thread that publishes checkpoints, on rank 0. What a hub refuses, or a card, is an event and is
+tried again at the next save and at the end; training never waits for it longer than for the save itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pretrain.checkpoint.card import read_scores
+from pretrain.checkpoint.hub import Hub
+from pretrain.checkpoint.manifest import Manifest
+from pretrain.checkpoint.reader import CheckpointReader
+from pretrain.checkpoint.release import Releases
+from pretrain.errors import FinelineError
+from pretrain.hooks.base import Run, StepReport
+
+
+class ReleaseHook:
+    """Goes last: at the end all scores have come.
+
+    Args:
+        releases: how the run's saves are released.
+    """
+
+    def __init__(self, releases: Releases) -> None:
+        self._releases = releases
+        self._hub = Hub()
+        self._failures: list[tuple[int, str]] = []
+        self._open: dict[int, Manifest] | None = None
+        """Releases whose card or place on the hub may lack something; None before they were looked for."""
+
+    def published(self, checkpoint: Path) -> None:
+        """Releases a checkpoint that was just published, if the run releases it, and goes on with those before it.
+
+        Called on rank 0, on the thread that published.
+
+        Raises:
+            CheckpointError: the export does not pass a gate, or cannot be written.
+        """
+        config = self._releases.config
+        if config.checkpoint.export == "none":
+            return
+        reader = CheckpointReader(checkpoint)
+        manifest = reader.manifest
+        try:
+            if config.checkpoint.export == "all" or manifest.step == config.total_steps:
+                self._releases.make(reader, replace=True)
+                self._opened()[manifest.step] = manifest
+        finally:
+            self._go_on()
+
+    def on_start(self, run: Run) -> None:
+        """Nothing to prepare."""
+
+    def on_step(self, run: Run, report: StepReport) -> None:
+        """Nothing to do."""
+
+    def on_save(self, run: Run) -> None:
+        """Reports what failed since the last save."""
+        self._report(run)
+
+    def on_end(self, run: Run) -> None:
+        """Completes cards and pushes once more, now that the last scores are there."""
+        if run.job.rank == 0 and run.config.checkpoint.export != "none":
+            self._go_on(everything=True)
+        self._report(run)
+
+    def _opened(self) -> dict[int, Manifest]:
+        if self._open is None:
+            self._open = {manifest.step: manifest for manifest in self._releases.present()}
+        return self._open
+
+    def _go_on(self, *, everything: bool = False) -> None:
+        """Completes and pushes what is open; at the end also looks whether older cards have got more scores."""
+        step = -1
+        try:
+            opened, changed = self._opened(), []
+            scores = read_scores(self._releases.directory)
+            for manifest in self._releases.present() if everything else list(opened.values()):
+                step = manifest.step
+                if self._releases.complete(manifest, scores.get(step, [])) or step in opened:
+                    changed.append(manifest)
+            for manifest in changed:
+                step = manifest.step
+                opened[step] = manifest
+                self._releases.push(manifest, self._hub)
+                if step in scores:
+                    del opened[step]
+        except (FinelineError, OSError) as error:  # what fails for one will for the rest, which waits with it
+            self._failures.append((step, str(error)))
+
+    def _report(self, run: Run) -> None:
+        while self._failures:
+            step, cause = self._failures.pop(0)
+            run.tracker.event("release_failed", step=run.state.step, release=step, cause=cause)
