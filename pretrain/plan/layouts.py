@@ -91,6 +91,10 @@ def suggest(config: RunConfig, spec: ModelSpec, *, world_size: int, count: int) 
         shape = (layout.tensor, layout.pipeline, layout.context, candidate.config.engine.name)
         if shape not in best or _rank(candidate) < _rank(best[shape]):
             best[shape] = candidate
+    for shape, candidate in list(best.items()):
+        same = best.get((*shape[:3], config.engine.name))  # under the run's own engine, as fast in no more memory?
+        if same is not None and same is not candidate and _covers(same, candidate):
+            del best[shape]
     found: list[LayoutOption] = []
     for candidate in sorted(best.values(), key=_rank):
         if len(found) == count:
@@ -103,6 +107,10 @@ def suggest(config: RunConfig, spec: ModelSpec, *, world_size: int, count: int) 
 def _rank(candidate: _Candidate) -> tuple[float, int]:
     """Faster first; of two that are equally fast, the one that needs less."""
     return -candidate.tokens_per_second, candidate.memory.total
+
+
+def _covers(own: _Candidate, other: _Candidate) -> bool:
+    return own.tokens_per_second >= other.tokens_per_second and own.memory.total <= other.memory.total
 
 
 def _candidates(config: RunConfig, spec: ModelSpec, world_size: int, limit: int) -> Iterator[_Candidate]:
@@ -132,17 +140,19 @@ def _calibrated(config: RunConfig, spec: ModelSpec, world_size: int) -> tuple[Cl
 
 
 def _engines(config: RunConfig) -> Iterator[EngineConfig]:
-    """Who shares state out: the engine as it is told, and the other ones as their groups in `configs/engine` are."""
-    own, recomputes = config.engine, ("none", "full")
-    if own.name == "megatron":
-        megatron = dataclasses.replace(own, distributed_optimizer=True)
-        deepspeed = EngineConfig(name="deepspeed", distributed_optimizer=False, overlap_param_gather=False)
-    else:
-        megatron, deepspeed = EngineConfig(), own
-    for recompute in recomputes:
-        yield dataclasses.replace(megatron, recompute=recompute)
+    """Who shares state out: the engine as it is told, and the other one as its groups in `configs/engine` are."""
+    own = config.engine
+    for recompute in ("none", "full"):
+        if own.name == "megatron":
+            yield dataclasses.replace(own, distributed_optimizer=True, recompute=recompute)
+        elif not own.deepspeed:  # keys of DeepSpeed's own could not be taken back by an override
+            yield EngineConfig(timeout_minutes=own.timeout_minutes, recompute=recompute)
         for stage in (1, 2, 3):
-            yield dataclasses.replace(deepspeed, zero_stage=stage, overlap_grad_reduce=True, recompute=recompute)
+            if own.name == "deepspeed":
+                yield dataclasses.replace(own, zero_stage=stage, overlap_grad_reduce=True, recompute=recompute)
+            else:
+                grouped = _by_group(EngineConfig(zero_stage=stage))
+                yield dataclasses.replace(grouped, timeout_minutes=own.timeout_minutes, recompute=recompute)
 
 
 def _grids(config: RunConfig, spec: ModelSpec, engine: EngineConfig, world_size: int) -> Iterator[ParallelSection]:
@@ -197,18 +207,42 @@ def _option(candidate: _Candidate, given: RunConfig) -> LayoutOption:
 
 
 def overrides_of(wanted: RunConfig, given: RunConfig) -> Iterator[str]:
-    """What leads from one configuration to another that differs in engine, grid, micro batch and recomputation."""
+    """What leads from one configuration to another that differs in engine, grid, micro batch and recomputation.
+
+    An engine's group is put behind what the command line says of `engine` already, so that this is taken back by name.
+    """
     engine, own = wanted.engine, given.engine
-    if (engine.name, engine.zero_stage) != (own.name, own.zero_stage):
+    switched = (engine.name, engine.zero_stage) != (own.name, own.zero_stage)
+    if switched:
         yield "engine=megatron" if engine.zero_stage is None else f"engine=deepspeed_zero{engine.zero_stage}"
-        own = EngineConfig()  # a group's own value, which the experiment's and the command line's still change
     for key in ("tensor", "pipeline", "virtual_pipeline", "context", "sequence"):
         value = getattr(wanted.parallel, key)
         if value != getattr(given.parallel, key):
-            yield f"parallel.{key}={str(value).lower()}"
+            yield f"parallel.{key}={_written(value)}"
     if wanted.train.micro_batch_size != given.train.micro_batch_size:
         yield f"train.micro_batch_size={wanted.train.micro_batch_size}"
-    if engine.recompute != given.engine.recompute or own is not given.engine:
-        yield f"engine.recompute={engine.recompute}"
-    if engine.name == "megatron" and given.engine.name == "megatron" and not given.engine.distributed_optimizer:
-        yield "engine.distributed_optimizer=true"
+    usual = _by_group(own)
+    for key in (field.name for field in dataclasses.fields(EngineConfig)):
+        value, before = getattr(engine, key), getattr(own, key)
+        if key in ("name", "zero_stage") or value == before:
+            continue
+        if not switched or key == "recompute" or before != getattr(usual, key):
+            yield f"engine.{key}={_written(value)}"
+
+
+def _by_group(engine: EngineConfig) -> EngineConfig:
+    """An engine as its group in `configs/engine` has it."""
+    stage = engine.zero_stage
+    if stage is None:
+        return EngineConfig()
+    return EngineConfig(
+        name="deepspeed",
+        zero_stage=stage,
+        distributed_optimizer=False,
+        overlap_grad_reduce=stage > 0,
+        overlap_param_gather=False,
+    )
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,6 +20,9 @@ _FP32 = 4
 _DEEPSPEED_BUCKET = 500_000_000
 """Elements of `reduce_bucket_size`, and _PREFETCH of `stage3_prefetch_bucket_size`: DeepSpeed's own choices."""
 _PREFETCH = 50_000_000
+_LIVE = 1_000_000_000
+"""Its `stage3_max_reuse_distance`: weights that are needed again within so many elements stay whole. Around the loss
+these are half as many, on their way forward and back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,8 @@ class Memory:
 
     Attributes:
         weights: in the format of compute.
-        gradients: fp32, summed over microbatches.
+        gradients: fp32, summed over microbatches. DeepSpeed below stage 3 holds them for the rest of a step only: with
+            a single microbatch they come as activations go, and what counts is by how much they are more.
         optimizer: fp32 moments, and fp32 weights where compute is bf16: this rank's share.
         buffers: DeepSpeed's, of communication.
         activations: kept for backward, all microbatches in flight.
@@ -46,7 +50,7 @@ class Memory:
 
 
 def rank_memory(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, stage: int) -> Memory:
-    """Memory of any rank of a pipeline stage; exact for weights, gradients and optimizer state.
+    """Memory of any rank of a pipeline stage; exact for weights, Megatron's gradients and optimizer state.
 
     Args:
         config: engine, precision and sequence length count.
@@ -61,9 +65,12 @@ def rank_memory(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, s
     if config.engine.name == "megatron" and not config.engine.transformer_engine:
         # torch's AdamW takes the root of all second moments at once, when the activations are gone.
         momentary = max(momentary, _FP32 * -(-parameters // optimizer_ranks(config, layout)) - activations)
+    gradients = state.gradients
+    if config.engine.name == "deepspeed" and (config.engine.zero_stage or 0) < 3 and layout.num_microbatches == 1:
+        gradients = max(0, gradients - activations)
     parts = {
         "weights": state.weights,
-        "gradients": state.gradients,
+        "gradients": gradients,
         "optimizer": state.optimizer,
         "buffers": buffer_bytes(config, spec, layout),
         "activations": activations,
@@ -136,7 +143,7 @@ def buffer_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> 
     """Buffers of DeepSpeed's communication, which it allocates whole, however small the model.
 
     Stages 1 and 2 have one for gradients, in fp32 and in the format of compute, and a second where reduction overlaps.
-    Stage 3 has one for each of the two formats, and whole layers for the moment that they are computed with.
+    Stage 3 has one, and the weights that are whole at a time: of a small model all of them.
     """
     engine, size = config.engine, _compute_bytes(config)
     stage = engine.zero_stage or 0
@@ -146,9 +153,8 @@ def buffer_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> 
     if stage < 3:
         return bucket * (_FP32 if stage == 1 else size) * (2 if engine.overlap_grad_reduce else 1)
     whole = stage_elements(spec, layout, stage=0, tensor=layout.tensor)
-    layer = (whole - 2 * spec.padded_vocab_size * spec.hidden_size // layout.tensor) // spec.num_layers
     table = spec.padded_vocab_size * spec.hidden_size // layout.tensor
-    gathered = min(whole, max(layer, table) + max(layer, _PREFETCH))
+    gathered = min(whole, _LIVE // 2 + _PREFETCH + table)
     return bucket * _FP32 + size * gathered
 
 

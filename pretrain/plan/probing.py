@@ -15,27 +15,31 @@ from pretrain.units import parse_share
 from probes.plan import Plan
 from probes.suite import Suite, TaskSpec, load_suite
 
+_Counted = tuple[TaskSpec, int, int]  # a line, its items and tokens
+
 _TOKENIZER = 1.1
 """LLaMA's tokenizer makes about so many tokens of one of GPT-NeoX's, with which the table was counted."""
 
-_KNOWN: dict[tuple[str, int], tuple[int, int]] = {
-    ("hellaswag", 0): (10_042, 1_736_000),
-    ("piqa", 0): (1_838, 109_000),
-    ("arc_easy", 0): (2_376, 107_000),
-    ("arc_challenge", 0): (1_172, 64_000),
-    ("winogrande", 0): (1_267, 57_000),
-    ("boolq", 0): (3_270, 457_000),
-    ("lambada_openai", 0): (5_153, 400_000),
-    ("openbookqa", 0): (500, 14_000),
-    ("sciq", 0): (1_000, 113_000),
-    ("copa", 0): (100, 2_000),
-    ("rte", 0): (277, 22_000),
-    ("mmlu", 0): (14_042, 1_750_000),
-    ("mmlu", 5): (14_042, 1_780_000),
+_KNOWN: dict[str, tuple[int, int, int]] = {
+    "hellaswag": (10_042, 1_736_000, 82),
+    "piqa": (1_838, 109_000, 36),
+    "arc_easy": (2_376, 107_000, 32),
+    "arc_challenge": (1_172, 64_000, 37),
+    "winogrande": (1_267, 57_000, 22),
+    "boolq": (3_270, 457_000, 139),
+    "lambada_openai": (5_153, 400_000, 78),
+    "openbookqa": (500, 14_000, 16),
+    "sciq": (1_000, 113_000, 107),
+    "copa": (100, 2_000, 15),
+    "rte": (277, 22_000, 78),
 }
-"""(task, examples in the prompt) -> items, tokens. Counted on the requests that AI2's OLMo-in-loop-evals ships (ARC's
-scaled from its validation split), with GPT-NeoX's tokenizer; what requests begin with in common counts once, as it is
-packed here."""
+"""Task -> items, tokens of all without examples, tokens of one request. Counted on the requests that AI2's
+OLMo-in-loop-evals ships (ARC's scaled from its validation split) with GPT-NeoX's tokenizer; what the requests of an
+item begin with in common counts once, as it is packed here. An example in a prompt is about as long as a request, and
+lm-eval draws other ones for every item."""
+
+_MMLU = {0: (14_042, 1_750_000), 5: (14_042, 1_780_000)}
+"""The same of MMLU by examples, which are a subject's own and so count once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,7 @@ class ProbePlan:
         suite: its name.
         source: `plan` (counted, exact), `published` (the table), or why nothing is scored during training.
         tokens_full, tokens_fast: of one pass over the suite, and over its fast tier; as far as they are known.
+        estimated: tasks whose examples in the prompt are counted by their mean length.
         unknown: tasks whose tokens are not known: the cost is at least what is said.
         generates: tasks whose answers are written, too, whose cost is not counted.
         full_saves, fast_saves: saves at which each is scored.
@@ -58,6 +63,7 @@ class ProbePlan:
     source: str
     tokens_full: int = 0
     tokens_fast: int = 0
+    estimated: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     generates: tuple[str, ...] = ()
     full_saves: int = 0
@@ -83,7 +89,10 @@ def probe_plan(config: RunConfig, *, tokens_per_second: float) -> ProbePlan:
     if probe.mode != "inline":
         return ProbePlan(suite=probe.suite, source=f"probe.mode={probe.mode}")
     suite = load_suite(probe.suite)
-    full, fast, unknown = _count(config, suite)
+    known = _known(suite, probe.limit)
+    full, fast = _count(config, known)
+    counted = suite.tasks if probe.plan is not None else [line for line, *_ in known]
+    from_table = [] if probe.plan is not None else counted
     saves, calendar = _saves(config), save_steps(config)
     several = probe.milestones is not None
     fast_saves = len(calendar.steps()) if several else 0
@@ -96,7 +105,8 @@ def probe_plan(config: RunConfig, *, tokens_per_second: float) -> ProbePlan:
         source="published" if probe.plan is None else "plan",
         tokens_full=full,
         tokens_fast=fast,
-        unknown=unknown,
+        estimated=tuple(_name(line) for line in from_table if line.num_fewshot and line.task != "mmlu"),
+        unknown=tuple(_name(line) for line in suite.tasks if line not in counted),
         generates=tuple(line.task for line in suite.tasks if line.generate),
         full_saves=saves,
         fast_saves=fast_saves,
@@ -115,27 +125,32 @@ def _saves(config: RunConfig) -> int:
     return sum(step in wanted for step in calendar.steps())
 
 
-def _count(config: RunConfig, suite: Suite) -> tuple[int, int, tuple[str, ...]]:
-    """Tokens of a pass over the suite and over its fast tier, and the tasks that are not in the sum."""
+def _count(config: RunConfig, known: list[_Counted]) -> tuple[int, int]:
+    """Tokens of a pass over the suite and over its fast tier, as far as they are known."""
     probe = config.probe
-    fast = sum(round(tokens * min(1.0, line.fast / items)) for line, items, tokens in _known(suite, probe.limit))
+    full = sum(tokens for *_, tokens in known)
+    fast = sum(round(tokens * min(1.0, line.fast / items)) for line, items, tokens in known)
     if probe.plan is not None:
         full = Plan.load(Path(probe.plan)).num_tokens
-        return full, Plan.load(Path(probe.fast_plan)).num_tokens if probe.fast_plan else fast, ()
-    known = _known(suite, probe.limit)
-    tasks = {line.task for line, *_ in known}
-    unknown = tuple(_name(line) for line in suite.tasks if line.task not in tasks)
-    return sum(tokens for *_, tokens in known), fast, unknown
+    if probe.fast_plan is not None:
+        fast = Plan.load(Path(probe.fast_plan)).num_tokens
+    return full, fast
 
 
-def _known(suite: Suite, limit: int | None) -> list[tuple[TaskSpec, int, int]]:
-    """(line, items, tokens) of the tasks that the table has, cut to their limits."""
+def _known(suite: Suite, limit: int | None) -> list[_Counted]:
+    """The tasks that the tables have, cut to their limits."""
     found = []
     for line in suite.tasks:
-        entry = _KNOWN.get((line.task, line.num_fewshot or 0))
-        if entry is not None:
-            items = min(entry[0], line.limit or entry[0], limit or entry[0])
-            found.append((line, items, round(entry[1] * _TOKENIZER * items / entry[0])))
+        shots = line.num_fewshot or 0
+        if line.task == "mmlu" and shots in _MMLU:
+            items, tokens = _MMLU[shots]
+        elif line.task in _KNOWN:
+            items, tokens, request = _KNOWN[line.task]
+            tokens += items * shots * request
+        else:
+            continue
+        scored = min(items, line.limit or items, limit or items)
+        found.append((line, scored, round(tokens * _TOKENIZER * scored / items)))
     return found
 
 

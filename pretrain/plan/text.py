@@ -149,6 +149,8 @@ def _probe_lines(probe: ProbePlan) -> Iterator[str]:
     if probe.tokens_full:
         least = "at least " if probe.unknown else ""
         yield _row("  cost", f"{least}{probe.seconds_per_pass:.1f} s a pass, {least}{probe.share:.3%} of training")
+    if probe.estimated:
+        yield _row("  estimated", f"examples in the prompts of {_listed(probe.estimated)}")
     if probe.unknown:
         yield _row("  not known", _listed(probe.unknown))
     if probe.generates:

@@ -21,7 +21,7 @@ RUNS = [
     (["experiment=amber_7b", "cluster=a100_80gb"], 224),
     (["experiment=amber_7b", "cluster=a100_40gb", "cluster.nodes=2", "train.global_batch_size=2048"], 8),
     (["experiment=k2_65b", "cluster=h100"], 480),
-    (["experiment=amber_7b", "engine=deepspeed_zero3", "cluster=h100", "train.global_batch_size=256"], 16),
+    (["experiment=amber_7b", "engine=deepspeed_zero3", "engine.offload_optimizer=cpu", "cluster=h100"], 16),
 ]
 
 

@@ -28,6 +28,16 @@ def test_tokens_of_known_tasks_are_spread_over_the_saves() -> None:
     assert plan.share == pytest.approx(11 * 1.1 * known / 3 / (100 * 1000 * 32))
 
 
+def test_examples_in_prompts_count_for_every_item_but_mmlus_once() -> None:
+    plan = probe_plan(small((*STEPS, "probe.suite=amber")), tokens_per_second=1000.0)
+    arc, hellaswag, mmlu = 64_000 + 1_172 * 25 * 37, 1_736_000 + 10_042 * 10 * 82, 1_780_000
+    assert plan.tokens_full == pytest.approx(1.1 * (arc + hellaswag + mmlu))
+    assert plan.estimated == ("arc_challenge (25-shot)", "hellaswag (10-shot)")
+    assert plan.unknown == ("truthfulqa_mc2",)
+    few = probe_plan(small((*STEPS, "probe.suite=amber", "probe.limit=10")), tokens_per_second=1000.0)
+    assert few.tokens_full == pytest.approx(11 * (arc / 1_172 + hellaswag / 10_042 + mmlu / 14_042), abs=2)
+
+
 def test_recomputation_makes_a_pass_a_quarter_of_a_step() -> None:
     both = [small((*STEPS, "probe.suite=openllama", f"engine.recompute={name}")) for name in ("none", "full")]
     plain, full = (probe_plan(config, tokens_per_second=1000.0).seconds_per_pass for config in both)
