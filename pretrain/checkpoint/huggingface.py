@@ -185,8 +185,8 @@ def _converted(
         converted = tensor.detach().to("cpu", dtype)
         if not bool(torch.isfinite(converted).all()):
             raise CheckpointError(
-                f"{name} has values that are not finite as {str(dtype)[6:]}; nothing was exported. The model has diverged: "
-                f"export an earlier checkpoint."
+                f"{name} has values that are not finite as {str(dtype)[6:]}; nothing was exported. The model has "
+                f"diverged: export an earlier checkpoint."
             )
         yield name, converted
     if missing:
