@@ -56,6 +56,24 @@ def _measure(config: RunConfig, job: Job) -> dict[str, int]:
     return {"weights": sum(weights.values()), "held": held, "peak": allocations.peak}
 
 
+def allocated(cases: list[list[str]]) -> list[int]:
+    """Per list of overrides, the most that a GPU's allocator gave out in a step, in bytes."""
+    job, found = Job(timeout_minutes=5), []
+    for config in map(compose, cases):
+        spec = ModelSpec.from_config(config.model, config.tokenizer.vocab_size)
+        engine: Any = build_engine(config, spec, job.device)
+        batch = _batch(config, ParallelLayout.create(config, world_size=job.world_size))
+        for _ in range(2):  # the first makes the optimizer's state
+            engine.train_step(batch, 1e-3)
+        torch.cuda.reset_peak_memory_stats()
+        engine.train_step(batch, 1e-3)
+        found.append(torch.cuda.max_memory_allocated())
+        engine.close()
+        del engine
+        gc.collect()
+    return found
+
+
 class Allocations(TorchDispatchMode):
     """Counts the storages of all tensors that operations make, while they live.
 
@@ -98,7 +116,11 @@ class Allocations(TorchDispatchMode):
 def _batch(config: RunConfig, layout: ParallelLayout) -> Batch:
     shape = (layout.num_microbatches, layout.micro_batch_size, config.train.sequence_length + 1)
     tokens = np.random.default_rng(0).integers(0, config.tokenizer.vocab_size, shape).astype(np.int32)
-    return Batch(tokens, first_sample=0, num_samples=config.train.global_batch_size, source_tokens={})
+    ends = None
+    if config.data.document_mask:  # one document
+        ends = np.full((*shape[:2], shape[2] - 1), shape[2] - 1, np.int32)
+    samples = config.train.global_batch_size
+    return Batch(tokens, first_sample=0, num_samples=samples, source_tokens={}, ends_MBS=ends)
 
 
 class _FusedNorm(torch.autograd.Function):
