@@ -61,8 +61,9 @@ OPTIMIZERS = [
 LINES = [
     ("experiment=amber_7b", "cluster=a100_80gb"),
     ("experiment=k2_65b", "world_size=480", "cluster=a100_40gb", "train.micro_batch_size=4", "--layouts=3"),
+    ("experiment=demo",),
 ]
-"""Command lines of the planner: a run that fits its devices, and one that does not."""
+"""Command lines of the planner: a run that fits its devices, one that does not, and one on nobody knows what."""
 
 MODEL = [
     "experiment=demo",

@@ -62,6 +62,28 @@ def test_the_7b_on_224_ranks_is_planned_from_the_command_line(measured: dict[str
     assert plan["flops_per_token"]["matmul"] == 6 * (6_738_415_616 - 32000 * 4096 - 65 * 4096)
 
 
+def test_on_a_known_device_time_probes_and_layouts_are_said(measured: dict[str, Any]) -> None:
+    _, printed, plan = measured["lines"][0]
+    device = plan["device"]
+    throughput = device["throughput"]
+    assert device["fits"] and "GiB to spare" in printed and "modelled, not measured" in printed
+    assert sum(throughput["parts"].values()) == pytest.approx(throughput["step_seconds"])
+    assert throughput["tokens_per_second"] * throughput["step_seconds"] == pytest.approx(2240 * 2048)
+    assert device["days"] == pytest.approx(274_320 * throughput["step_seconds"] / 86_400)
+    assert device["needed_bytes"] == plan["ranks"][0]["memory_bytes"]["total"]
+    assert device["probe"]["full_saves"] == 361 and "truthfulqa_mc2" in printed
+    assert len(device["layouts"]) == 5
+    for option in device["layouts"]:
+        assert " ".join(option["overrides"]) in printed
+
+
+def test_without_a_device_a_line_says_how_to_get_the_rest(measured: dict[str, Any]) -> None:
+    code, printed, plan = measured["lines"][2]
+    assert code == 0 and plan["device"] is None
+    assert printed.endswith("need a device: add cluster=a100_80gb, h100, … (configs/cluster).\n")
+    assert "Tokens a second" not in printed and "On the device" not in printed
+
+
 def test_the_65b_on_480_ranks_is_planned_stage_by_stage(measured: dict[str, Any]) -> None:
     code, printed, plan = measured["lines"][1]
     assert [(rank["rank"], rank["parameters"]) for rank in plan["ranks"]] == [
