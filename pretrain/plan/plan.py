@@ -57,7 +57,7 @@ class DevicePlan:
         throughput: of the given layout; `measured` says whether it was given by cluster.tokens_per_second_per_device.
         days: of training at that speed, without saves and probes.
         probe: what scoring adds.
-        layouts: those that fit, the fastest first.
+        layouts: those that fit, the fastest first; None where none were looked for.
     """
 
     name: str
@@ -69,7 +69,7 @@ class DevicePlan:
     measured: bool
     days: float
     probe: ProbePlan
-    layouts: list[LayoutOption]
+    layouts: list[LayoutOption] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +178,7 @@ def _device_plan(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, 
         return None
     needed = fullest(config, spec, layout).total
     throughput = predict(workload_of(config, spec, layout), cluster)
+    count = count if needed <= usable else max(count, 1)  # what does fit is part of the answer
     searchable = count > 0 and cluster.peak_teraflops is not None  # a measurement alone ranks nothing
     return DevicePlan(
         name=cluster.device or "a device",
@@ -189,7 +190,7 @@ def _device_plan(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, 
         measured=cluster.tokens_per_second_per_device is not None,
         days=config.total_tokens / throughput.tokens_per_second / _SECONDS_A_DAY,
         probe=probe_plan(config, tokens_per_second=throughput.tokens_per_second),
-        layouts=suggest(config, spec, world_size=layout.world_size, count=count) if searchable else [],
+        layouts=suggest(config, spec, world_size=layout.world_size, count=count) if searchable else None,
     )
 
 

@@ -51,8 +51,9 @@ def _lines(plan: Plan) -> Iterator[str]:
         return
     yield ""
     yield from _probe_lines(device.probe)
-    yield ""
-    yield from _layout_lines(device)
+    if device.layouts:
+        yield ""
+        yield from _layout_lines(device.layouts)
 
 
 def _rank_lines(plan: Plan) -> Iterator[str]:
@@ -90,7 +91,7 @@ def _fit_line(device: DevicePlan) -> str:
         f"{verdict}: {device.needed_bytes / _GIB:.1f} of {device.usable_bytes / _GIB:.1f} GiB, {device.name} "
         f"({device.memory_bytes / _GIB:.0f} GiB, {share:.0%} kept back)",
     )
-    if device.fits:
+    if device.fits or device.layouts is None:
         return line
     if not device.layouts:
         return (
@@ -162,11 +163,9 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _layout_lines(device: DevicePlan) -> Iterator[str]:
-    if not device.layouts:
-        return
+def _layout_lines(options: list[LayoutOption]) -> Iterator[str]:
     yield "Layouts that fit, by predicted throughput (TP tensor, PP pipeline, CP context, MB micro batch):"
-    for number, option in enumerate(device.layouts, start=1):
+    for number, option in enumerate(options, start=1):
         layout, given = option.layout, "" if option.overrides else ", as given"
         sizes = [("TP", layout.tensor), ("PP", layout.pipeline), ("VP", layout.virtual_pipeline)]
         sizes += [("CP", layout.context), ("DP", layout.data), ("MB", layout.micro_batch_size)]
