@@ -22,6 +22,8 @@ from pretrain.model.spec import ModelSpec
 
 PROBES_NAME = "probes.jsonl"
 _LOADING, _SCORES = "loading", "scores"
+_DERIVED = re.compile("_per_|prob|margin|soft_log|rescaled")
+"""Smooth and normalized forms of a task's figures: there are twenty of each, for curves."""
 # Metrics that are a share of items answered: what a reader of `model-index` expects a task's figure to be.
 _INDEXED = ("acc", "acc_norm", "exact_match", "mc2")
 _NOT_EXACT = """
@@ -194,19 +196,25 @@ def _recipe(config: RunConfig, spec: ModelSpec) -> Iterator[tuple[str, Any]]:
 
 def _score_table(scores: Sequence[Score]) -> str:
     rows = [
-        (row["task"], row["metric"], row.get("num_fewshot"), _figure(row["value"]), _figure(row.get("stderr")))
+        (_task(row), row["metric"], row.get("num_fewshot"), _figure(row["value"]), _figure(row.get("stderr")))
         + (row.get("num_items"), row.get("suite"))
         for row in scores
+        if not _DERIVED.search(row["metric"])
     ]
-    return "## Scores\n\n" + _table(("task", "metric", "shots", "value", "stderr", "items", "suite"), rows)
+    head = ("task", "metric", "shots", "value", "stderr", "items", "suite")
+    return f"## Scores\n\n{_table(head, rows)}\n\nMeasurements that are derived from these are left out here."
+
+
+def _task(row: Score) -> str:
+    return f"mean of {row.get('domain')}" if row["task"] == "mean" else str(row["task"])
 
 
 def _model_index(name: str, scores: Sequence[Score]) -> str:
     """The hub's `model-index`; JSON is YAML."""
     tasks: dict[str, list[dict[str, Any]]] = {}
     for row in scores:
-        if row["metric"] in _INDEXED and isinstance(row["value"], int | float):
-            shown = f"{row['metric']} ({row.get('num_fewshot', 0)}-shot)"
+        if row["metric"] in _INDEXED and row["task"] != "mean" and isinstance(row["value"], int | float):
+            shown = f"{row['metric']} ({row.get('num_fewshot') or 0}-shot)"
             metric = {"type": row["metric"], "value": round(row["value"], 6), "name": shown}
             tasks.setdefault(row["task"], []).append(metric)
     if not tasks:
@@ -249,4 +257,6 @@ def _cell(value: Any) -> str:
 
 
 def _figure(value: Any) -> str | None:
-    return f"{value:.4f}" if isinstance(value, int | float) else None
+    if not isinstance(value, int | float):
+        return None
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"

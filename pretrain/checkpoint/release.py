@@ -121,7 +121,8 @@ class Releases:
         problem = damage_in_release(folder) or vocabulary_problem(folder)
         if problem is not None:
             raise CheckpointError(f"{problem}. {remedy}")
-        found = json_object(folder / MODEL_CONFIG_NAME).get("dtype")
+        config = json_object(folder / MODEL_CONFIG_NAME)
+        found = config.get("dtype") or config.get("torch_dtype")
         if found != dtype:
             raise CheckpointError(f"{folder} is {found}, not {dtype}. {remedy} Or choose another folder (--out).")
 
