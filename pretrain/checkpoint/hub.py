@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,9 @@ class Hub:
         """Takes the address.
 
         Args:
-            endpoint: of the hub; None goes by HF_ENDPOINT as it is now, or huggingface.co.
+            endpoint: of the hub; None goes by HF_ENDPOINT as it is at each push, or huggingface.co.
         """
-        self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        self._known: set[str] = set()
+        self._given = endpoint
 
     def push(self, folder: Path, repository: str, *, revision: str, message: str, public: bool = False) -> Pushed:
         """Makes a revision have the files of a folder.
@@ -67,10 +67,15 @@ class Hub:
                 is as it was.
         """
         digests = read_digests(folder)
-        with _explained(f"{repository} at {self._endpoint}"):
+        # The client would take the variable as it was when it was imported.
+        endpoint = self._given or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        with _explained(f"{repository} at {endpoint}"):
             from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+            from huggingface_hub.utils import disable_progress_bars
 
-            api = HfApi(endpoint=self._endpoint, library_name="fineline")
+            if not sys.stderr.isatty():
+                disable_progress_bars()
+            api = HfApi(endpoint=endpoint, library_name="fineline")
             repository = self._with_owner(api, repository)
             remote = self._remote_files(api, repository, revision, public=public)
             files = published_files(folder)

@@ -19,8 +19,10 @@ from pretrain.hooks.release import ReleaseHook
 from pretrain.model.names import megatron_shapes, megatron_tensor
 from pretrain.state import RunState
 from pretrain.train import _after_publication
+from tests.support.hub_server import TOKEN, HubServer
 from tests.unit.checkpoint.live import Live, make_model, make_spec
 from tests.unit.checkpoint.ranks import make_meta
+from tests.unit.checkpoint.released_run import score
 
 
 class _Engine(Live):
@@ -63,13 +65,14 @@ def run(tmp_path, tokenizer_model):
     events = []
     return SimpleNamespace(
         hook=CheckpointHook(publisher, make_meta(spec=make_spec())),
+        releases=releases,
         config=config,
         events=events,
         directory=tmp_path,
         engine=_Engine(make_model(make_spec())),
         state=RunState(seed=7),
         info=SimpleNamespace(resume_step=-1),
-        job=SimpleNamespace(maximum=lambda value: value),
+        job=SimpleNamespace(maximum=lambda value: value, rank=0),
         tracker=SimpleNamespace(
             commit=lambda durable: None, event=lambda kind, **fields: events.append((kind, fields.get("cause", "")))
         ),
@@ -80,6 +83,7 @@ def run(tmp_path, tokenizer_model):
 def _save(run, step):
     run.state.step = step
     run.hook.on_save(run)
+    run.releases.on_save(run)
 
 
 def _names(folder):
@@ -145,3 +149,58 @@ def test_asking_the_live_model_changes_nothing_of_it(run):
     _save(run, 1)
     run.hook.on_end(run)
     assert all(torch.equal(before[name], value) for name, value in run.engine.model.state_dict().items())
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with HubServer().running() as running:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        yield running
+
+
+def test_what_a_hub_refuses_is_an_event_and_is_pushed_at_the_next_save(run, server):
+    run.config.checkpoint.hub_repository = "me/{run}"
+    for step, status in ((1, 403), (2, None), (3, 403)):
+        server.fail = lambda request, status=status: status if "/commit/" in request else None
+        _save(run, step)
+        run.hook.on_end(run)  # until it is published: the second save pushes the first, too
+        pushed = {name for name in server.repositories["me/run"].branches if server.repositories["me/run"].files(name)}
+        assert pushed == {1: set(), 2: {"step_00000001", "step_00000002"}, 3: {"step_00000001", "step_00000002"}}[step]
+    server.fail = lambda request: None
+    run.releases.on_end(run)
+    kinds = [kind for kind, _ in run.events]
+    assert kinds == ["save", "save", "release_failed", "save", "release_failed"]
+    assert "me/run" in run.events[2][1] and "checkpoint release RUN" in run.events[2][1]
+    repository = server.repositories["me/run"]
+    for step in (1, 2, 3):
+        name = f"step_{step:08d}"
+        assert repository.files(name) == {p.name: p.read_bytes() for p in (run.directory / "export" / name).iterdir()}
+    assert repository.files("main") == repository.files("step_00000003")
+
+
+def test_cards_get_their_scores_at_the_next_save_and_at_the_end(run):
+    def card(step):
+        return (run.directory / f"export/step_{step:08d}/README.md").read_text()
+
+    _save(run, 1)
+    run.hook.on_end(run)
+    (run.directory / "probes.jsonl").write_text(score(1, 0.25))
+    assert "0.2500" not in card(1)
+    _save(run, 2)
+    run.hook.on_end(run)
+    assert "0.2500" in card(1)
+    (run.directory / "probes.jsonl").write_text(score(1, 0.25) + score(2, 0.75) + score(1, 0.5, task="late"))
+    run.releases.on_end(run)
+    assert "0.7500" in card(2) and "| late | acc | 5 | 0.5000 |" in card(1)
+
+
+def test_exports_have_the_number_format_and_the_name_that_the_run_gives_them(run):
+    run.config.checkpoint.export_dtype, run.config.checkpoint.export_name = "bfloat16", "{run}-{tokens}"
+    _save(run, 3)
+    run.hook.on_end(run)
+    (name,) = _names(run.directory / "export")
+    assert name == "run-0"  # the state of this test's run has no tokens
+    assert '"dtype": "bfloat16"' in (run.directory / "export" / name / "config.json").read_text().replace("torch_", "")
