@@ -27,6 +27,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1.0, None),
 }
 """Allowed values of what is no size; None is what a folder without the key means."""
+_LLAMA_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "LLaMATokenizer")  # the last: before transformers 4.28
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
@@ -76,7 +77,7 @@ def read_huggingface_config(folder: Path) -> HuggingFaceModel:
     dtype = config.get("dtype") or config.get("torch_dtype")
     return HuggingFaceModel(
         spec=spec,
-        max_length=int(config.get("max_position_embeddings", 2048)),
+        max_length=_max_length(config),
         compute="fp32" if dtype in (None, "float32") else "bf16",
         add_bos=_add_bos(folder),
     )
@@ -91,7 +92,7 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         value = config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             yield f"{name}={value!r} is not a size."
-    length = config.get("max_position_embeddings", 2048)
+    length = _max_length(config)
     if not isinstance(length, int) or length < 2:
         yield f"max_position_embeddings={length!r} is not a length in tokens."
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -103,6 +104,11 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"head_dim={head_dim} is not hidden_size / num_attention_heads = {hidden} / {heads}."
 
 
+def _max_length(config: Mapping[str, Any]) -> Any:
+    """The first conversions of LLaMA, whose `config.json` others took over, wrote `max_sequence_length`."""
+    return config.get("max_position_embeddings", config.get("max_sequence_length", 2048))
+
+
 def _add_bos(folder: Path) -> bool | None:
     """As `transformers` has it: the key, else LLaMA's own tokenizer classes put it."""
     path = folder / "tokenizer_config.json"
@@ -111,4 +117,4 @@ def _add_bos(folder: Path) -> bool | None:
     values = json_object(path)
     if isinstance(values.get("add_bos_token"), bool):
         return bool(values["add_bos_token"])
-    return True if values.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast") else None
+    return True if values.get("tokenizer_class") in _LLAMA_TOKENIZERS else None

@@ -1,12 +1,13 @@
 """A Hugging Face LLaMA folder as a source of weights: what a run starts from, and what the parity gate reads.
 
-Tensors are mapped and read one at a time. Writing such a folder is `huggingface.py`.
+Tensors are mapped and read one at a time, from safetensors, or from the pickles of older folders (`pickled.py`).
+Writing such a folder is `huggingface.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pretrain.checkpoint.pickled import read_pickled
 from pretrain.checkpoint.source import TensorSource
 from pretrain.errors import CheckpointError
 from pretrain.model.names import canonical_key, megatron_shapes, megatron_tensor
@@ -21,6 +23,7 @@ from pretrain.model.spec import ModelSpec
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_PICKLED_INDEX, _PICKLED_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 
 class HuggingFaceSource(TensorSource):
@@ -30,26 +33,34 @@ class HuggingFaceSource(TensorSource):
         """Opens the folder; weights are mapped when they are read.
 
         Args:
-            folder: has `config.json` and safetensors weights, whole or sharded.
+            folder: has `config.json` and weights, whole or sharded: safetensors, or else `pytorch_model*.bin`. Tensors
+                that are not the model's, such as `rotary_emb.inv_freq` of older folders, are not looked at.
             spec: the model it must be.
 
         Raises:
-            CheckpointError: the folder holds another model, or no safetensors weights.
+            CheckpointError: the folder holds another model, or no weights.
         """
         self.path, self._spec = folder, spec
         config = json_object(folder / "config.json")
         problems = _config_problems(config, spec)
         if problems:
             raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
+        names = (INDEX, SINGLE, _PICKLED_INDEX, _PICKLED_SINGLE)
+        self._weights = next((name for name in names if (folder / name).exists()), "")
+        if not self._weights:
+            raise CheckpointError(
+                f"{folder} has no weights ({SINGLE} or {_PICKLED_SINGLE}, or shards with their index). "
+                f"Download it whole, or save it with save_pretrained of transformers."
+            )
         self._file_of: dict[str, str] | None = None
-        if (folder / INDEX).exists():
-            file_of = json_object(folder / INDEX).get("weight_map")
+        if self._weights.endswith(".json"):
+            file_of = json_object(folder / self._weights).get("weight_map")
             if not isinstance(file_of, dict):
-                raise CheckpointError(f"{folder / INDEX} has no weight_map. Download or export the model again.")
+                raise CheckpointError(
+                    f"{folder / self._weights} has no weight_map. Download or export the model again."
+                )
             self._file_of = file_of
-        elif not (folder / SINGLE).exists():
-            raise CheckpointError(f"{folder} has no safetensors weights. Save it with save_pretrained of transformers.")
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[str, Callable[[str], Tensor]] = {}
         self._held: tuple[str, np.ndarray] | None = None
 
     def shape(self, key: str) -> tuple[int, ...]:  # noqa: D102 - see TensorSource
@@ -71,16 +82,25 @@ class HuggingFaceSource(TensorSource):
         Raises:
             CheckpointError: it is not there, or cannot be read.
         """
-        file = SINGLE if self._file_of is None else str(self._file_of.get(name, ""))
-        if not file.endswith(".safetensors") or Path(file).name != file:
+        file = self._weights if self._file_of is None else str(self._file_of.get(name, ""))
+        if not file.endswith((".safetensors", ".bin")) or Path(file).name != file:
             raise CheckpointError(f"{self.path} has no tensor {name!r}. Its model differs, or files are missing.")
         try:
             if file not in self._opened:
-                self._opened[file] = safe_open(self.path / file, "pt")
-            tensor: Tensor = self._opened[file].get_tensor(name)
+                self._opened[file] = _reader(self.path / file)
+            tensor = self._opened[file](name)
+        except KeyError:
+            raise CheckpointError(f"{self.path / file} has no tensor {name!r}. Its model differs.") from None
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path / file}: {name} cannot be read: {error}.") from error
         return tensor.float()
+
+
+def _reader(path: Path) -> Callable[[str], Tensor]:
+    """Gives tensors of one file by name."""
+    read: Callable[[str], Tensor]
+    read = read_pickled(path).__getitem__ if path.suffix == ".bin" else safe_open(path, "pt").get_tensor
+    return read
 
 
 def _config_problems(config: dict[str, Any], spec: ModelSpec) -> list[str]:

@@ -1,0 +1,206 @@
+"""Folders as LLM360, OpenLLaMA and m-a-p published them: pickled shards, half precision, keys of older transformers."""
+
+import collections
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from pretrain.checkpoint.huggingface_config import read_huggingface_config
+from pretrain.checkpoint.huggingface_source import HuggingFaceSource
+from pretrain.checkpoint.parity import export_log_probs
+from pretrain.checkpoint.pickled import read_pickled
+from pretrain.errors import CheckpointError
+from pretrain.model.names import megatron_shapes, megatron_tensor
+from tests.unit.checkpoint.live import VOCABULARY, make_model, make_spec
+
+LENGTH = 64
+
+
+def publish(folder, model, spec, *, dtype=torch.float16, shards=2, length_key="max_position_embeddings"):
+    """What `save_pretrained` of transformers 4.28 wrote, rotary frequencies among it.
+
+    Returns:
+        The weights as they are in the files.
+    """
+    folder.mkdir()
+    weights = {name: value.detach().to(dtype) for name, value in model.state_dict().items()}
+    head_dim = spec.hidden_size // spec.num_attention_heads
+    frequencies = 1 / 10000.0 ** (torch.arange(0, head_dim, 2) / head_dim)
+    for layer in range(spec.num_layers):
+        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies
+    names = list(weights)
+    size = -(-len(names) // shards)
+    parts = [names[at : at + size] for at in range(0, len(names), size)]
+    files = [f"pytorch_model-{n + 1:05d}-of-{shards:05d}.bin" for n in range(shards)]
+    for file, part in zip(files, parts, strict=True):
+        target = folder / (file if shards > 1 else "pytorch_model.bin")
+        torch.save(collections.OrderedDict((name, weights[name]) for name in part), target)
+    if shards > 1:
+        weight_map = {name: file for file, part in zip(files, parts, strict=True) for name in part}
+        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": spec.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": spec.ffn_hidden_size,
+        length_key: LENGTH,
+        "model_type": "llama",
+        "num_attention_heads": spec.num_attention_heads,
+        "num_hidden_layers": spec.num_layers,
+        "pad_token_id": 0,
+        "rms_norm_eps": spec.norm_epsilon,
+        "tie_word_embeddings": False,
+        "torch_dtype": str(dtype)[6:],
+        "transformers_version": "4.28.0.dev0",
+        "use_cache": True,
+        "vocab_size": spec.vocab_size,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text('{"_from_model_config": true, "bos_token_id": 1, "eos_token_id": 2}')
+    return weights
+
+
+def llama(**fields):
+    """As many key/value heads as heads: folders of those days had no `num_key_value_heads`."""
+    return make_spec(num_query_groups=4, **fields)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shards", "length_key"),
+    [
+        (torch.bfloat16, 3, "max_sequence_length"),  # LLM360/Amber, whose config is huggyllama's
+        (torch.float16, 2, "max_position_embeddings"),  # openlm-research
+        (torch.float16, 1, "max_position_embeddings"),
+        (torch.float32, 1, "max_position_embeddings"),
+    ],
+)
+def test_a_published_folder_is_the_model_that_transformers_loads(tmp_path, dtype, shards, length_key):
+    weights = publish(tmp_path / "m", make_model(llama()), llama(), dtype=dtype, shards=shards, length_key=length_key)
+    found = read_huggingface_config(tmp_path / "m")
+    assert found.max_length == LENGTH and found.compute == ("fp32" if dtype == torch.float32 else "bf16")
+    assert found.spec.vocab_size == VOCABULARY and found.spec.num_query_groups == 4
+    source = HuggingFaceSource(tmp_path / "m", found.spec)
+    for key in megatron_shapes(found.spec):
+        whole = np.empty(source.shape(key), np.float32)
+        source.region(key, "param", (0,) * whole.ndim, whole)
+        expected = megatron_tensor(key, lambda name: weights[name].float(), found.spec)
+        assert np.array_equal(whole, expected.numpy()), key
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 20))
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = loaded(torch.from_numpy(tokens)).logits.double().log_softmax(-1).numpy()
+    # The same weights in fp32 through the same code: only the fusing of layers differs, not a sum.
+    assert np.array_equal(export_log_probs(tmp_path / "m", found.spec, tokens), expected)
+
+
+def test_safetensors_are_taken_where_both_are_there(tmp_path):
+    model = make_model(llama())
+    publish(tmp_path / "m", model, llama(), shards=1)
+    model.save_pretrained(tmp_path / "m")
+    (tmp_path / "m/pytorch_model.bin").write_bytes(b"never read")
+    weight = HuggingFaceSource(tmp_path / "m", llama()).weight("model.norm.weight")
+    assert torch.equal(weight, model.model.norm.weight.detach())
+
+
+def test_tensors_are_mapped_and_take_memory_when_they_are_read(tmp_path):
+    publish(tmp_path / "m", make_model(llama()), llama(), shards=1)
+    found = read_pickled(tmp_path / "m/pytorch_model.bin")
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = [line.split()[0].split("-") for line in lines if line.endswith("/m/pytorch_model.bin")]
+    mapped = [(int(low, 16), int(high, 16)) for low, high in ranges]
+    for tensor in found.values():
+        assert any(low <= tensor.data_ptr() < high for low, high in mapped)
+
+
+class _Calls:
+    """Unpickled without restriction, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"model.norm.weight": torch.ones(2), "more": _Calls(tmp_path / "made")}, path)
+    with pytest.raises(
+        CheckpointError, match=r"pytorch_model\.bin asks for \w*io\.open, which tensors do not need"
+    ) as e:
+        read_pickled(path)
+    assert not (tmp_path / "made").exists()
+    assert "weights_only" not in str(e.value), "nobody is advised to trust it"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "no dictionary of tensors"),
+        ({"a": torch.ones(2), "b": 3}, "b is no dense tensor"),
+        ({"a": torch.ones(2).to_sparse()}, "a is no dense tensor"),
+        ({"a": torch.ones(2, device="meta")}, "a is no dense tensor"),
+        ({"a": torch.ones(2, dtype=torch.int8)}, "a is int8, no floating-point numbers"),
+    ],
+)
+def test_what_is_no_dictionary_of_dense_tensors_is_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match=message):
+        read_pickled(tmp_path / "x.bin")
+
+
+def test_a_damaged_file_is_a_typed_error_that_names_it_or_still_tensors(tmp_path):
+    path = tmp_path / "x.bin"
+    torch.save({"a": torch.ones(500)}, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [b"", b"hello", whole[:-1], whole[: len(whole) // 2], pickle.dumps({"a": 1})]
+    for _ in range(60):
+        data = bytearray(whole)
+        data[rng.integers(0, 400)] ^= 1 << rng.integers(0, 8)  # the pickle lies at the front
+        damaged.append(bytes(data))
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        try:
+            assert all(isinstance(tensor, torch.Tensor) for tensor in read_pickled(path).values())
+        except CheckpointError as error:
+            refused += str(path) in str(error)
+    assert refused >= 5
+    with pytest.raises(CheckpointError, match=r"none\.bin cannot be read"):
+        read_pickled(tmp_path / "none.bin")
+
+
+def test_pickles_from_before_torch_1_6_are_refused_with_a_remedy(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match=r"x\.bin cannot be read.*as safetensors"):
+        read_pickled(tmp_path / "x.bin")
+
+
+def test_missing_tensors_and_files_outside_the_folder_are_refused(tmp_path):
+    publish(tmp_path / "m", make_model(llama()), llama(), shards=1)
+    torch.save({"other": torch.ones(2)}, tmp_path / "m/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no tensor 'model\.norm\.weight'"):
+        HuggingFaceSource(tmp_path / "m", llama()).weight("model.norm.weight")
+    (tmp_path / "m/pytorch_model.bin").unlink()
+    index = tmp_path / "m/pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": "../other.bin"}}))
+    with pytest.raises(CheckpointError, match=r"no tensor 'model\.norm\.weight'"):
+        HuggingFaceSource(tmp_path / "m", llama()).weight("model.norm.weight")
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="not a JSON object"):
+        HuggingFaceSource(tmp_path / "m", llama())
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin"):
+        HuggingFaceSource(tmp_path / "m", llama())
