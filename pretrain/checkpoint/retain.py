@@ -39,9 +39,11 @@ def retain(root: Path, *, keep: int | None, always: Callable[[int], bool] = lamb
     if keep < 1:
         raise ConfigError(f"checkpoint.keep={keep} would leave nothing to resume from. Use 1 or more, or null.")
     usable = [(info.path, info.manifest) for info in list_checkpoints(root) if info.manifest is not None]
-    resumable = [(path, manifest) for path, manifest in usable if manifest.is_resumable and not always(manifest.step)]
+    resumable = [(path, manifest) for path, manifest in usable if manifest.is_resumable]
     reduced = []
     for path, manifest in resumable[:-keep]:
+        if always(manifest.step):
+            continue
         manifest.with_kinds(WEIGHTS_ONLY).write(path)
         reduced.append(path)
     for path in [path for path, manifest in usable if not manifest.is_resumable] + reduced:

@@ -63,3 +63,8 @@ def test_milestones_stay_resumable_beside_the_newest(tmp_path):
     paths = _save(tmp_path, [1, 2, 3, 4])
     assert retain(tmp_path, keep=1, always=lambda step: step == 2) == [paths[0], paths[2]]
     assert [CheckpointReader(path).manifest.is_resumable for path in paths] == [False, True, False, True]
+
+
+def test_a_milestone_that_is_among_the_newest_counts_as_one_of_them(tmp_path):
+    paths = _save(tmp_path, [1, 2, 3, 4])
+    assert retain(tmp_path, keep=1, always=lambda step: step % 2 == 0) == [paths[0], paths[2]]
