@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support import runs
+from tests.support.published import publish_export
 from tests.support.ranks import environment
 from tests.support.wandb_file import history
 
@@ -106,6 +108,17 @@ def test_score_says_of_a_checkpoint_and_of_its_export_what_inline_probing_did(in
     finish(arguments, processes=2, log=folder / "export.log")
     assert scores(of_export, *OF_THE_RUN) == scores(out, *OF_THE_RUN)
     assert {path: path.read_bytes() for path in inline.glob("*") if path.is_file()} == files, "nothing is written"
+
+
+@pytest.mark.slow
+def test_score_says_of_a_folder_as_others_publish_it_what_inline_probing_did(inline: Path, folder: Path) -> None:
+    export, out = inline / "export/step_00000024", folder / "of_published"
+    published = publish_export(folder / "published", export, dtype=torch.float32, length_key="max_sequence_length")
+    arguments = ["score", published, f"suite={inline.parent.parent / 'small.yaml'}", "tokens_per_row=256"]
+    finish([*arguments, f"out={out}"], processes=2, log=folder / "published.log")
+    last = {key: row for key, row in scores(inline).items() if key[0] == 24}
+    expected = {(None, *key[1:]): {n: row[n] for n in row.keys() - set(OF_THE_RUN)} for key, row in last.items()}
+    assert scores(out, *OF_THE_RUN) == expected
 
 
 @pytest.mark.slow

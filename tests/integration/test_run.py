@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support import runs
 from tests.support.lm_eval_answers import lm_eval_answers
+from tests.support.published import publish_export
 
 LAST = "checkpoints/step_00000024"
 
@@ -191,12 +193,15 @@ def test_lm_eval_on_the_export_gives_the_same_answers_item_by_item(whole: Path) 
 
 
 @pytest.mark.slow
-def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(folder: Path, whole: Path) -> None:
-    log, export = folder / "started.log", whole / "export/step_00000024"
+@pytest.mark.parametrize("form", ["export", "published"])
+def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(form: str, folder: Path, whole: Path) -> None:
+    log, export = folder / f"started_{form}.log", whole / "export/step_00000024"
+    if form == "published":  # as Amber and OpenLLaMA: pickled shards
+        export = publish_export(folder / "published", export, dtype=torch.float32)
     more = [f"checkpoint.start_from={export}", f"tokenizer.path={export / 'tokenizer.model'}", "train.steps=4"]
-    code = runs.finish(runs.overrides(folder, "started", *more), log=log)
+    code = runs.finish(runs.overrides(folder, f"started_{form}", *more), log=log)
     assert code == 0, log.read_text()[-5000:]
-    directory = folder / "runs" / "started"
+    directory = folder / "runs" / f"started_{form}"
     first = {(r["task"], r["metric"]): r["value"] for r in runs.probes(directory) if r["step"] == 0}
     last = {(r["task"], r["metric"]): r["value"] for r in runs.probes(whole) if r["step"] == 24}
     assert first == last, "the same weights score the same, bitwise"

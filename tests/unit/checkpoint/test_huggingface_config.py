@@ -55,6 +55,7 @@ def test_older_and_newer_spellings_are_understood(tmp_path: Path) -> None:
         ({"add_bos_token": False, "tokenizer_class": "LlamaTokenizer"}, False),
         ({"add_bos_token": True}, True),
         ({"tokenizer_class": "LlamaTokenizer"}, True),
+        ({"tokenizer_class": "LLaMATokenizer"}, True),
         ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
     ],
 )

@@ -1,6 +1,5 @@
 """Folders as LLM360, OpenLLaMA and m-a-p published them: pickled shards, half precision, keys of older transformers."""
 
-import collections
 import json
 import pickle
 import zipfile
@@ -17,62 +16,21 @@ from pretrain.checkpoint.parity import export_log_probs
 from pretrain.checkpoint.pickled import read_pickled
 from pretrain.errors import CheckpointError
 from pretrain.model.names import megatron_shapes, megatron_tensor
+from tests.support.published import publish
 from tests.unit.checkpoint.live import VOCABULARY, make_model, make_spec
 
 LENGTH = 64
 
 
-def publish(folder, model, spec, *, dtype=torch.float16, shards=2, length_key="max_position_embeddings"):
-    """What `save_pretrained` of transformers 4.28 wrote, rotary frequencies among it.
-
-    Returns:
-        The weights as they are in the files.
-    """
-    folder.mkdir()
-    weights = {name: value.detach().to(dtype) for name, value in model.state_dict().items()}
-    head_dim = spec.hidden_size // spec.num_attention_heads
-    frequencies = 1 / 10000.0 ** (torch.arange(0, head_dim, 2) / head_dim)
-    for layer in range(spec.num_layers):
-        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies
-    names = list(weights)
-    size = -(-len(names) // shards)
-    parts = [names[at : at + size] for at in range(0, len(names), size)]
-    files = [f"pytorch_model-{n + 1:05d}-of-{shards:05d}.bin" for n in range(shards)]
-    for file, part in zip(files, parts, strict=True):
-        target = folder / (file if shards > 1 else "pytorch_model.bin")
-        torch.save(collections.OrderedDict((name, weights[name]) for name in part), target)
-    if shards > 1:
-        weight_map = {name: file for file, part in zip(files, parts, strict=True) for name in part}
-        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "hidden_act": "silu",
-        "hidden_size": spec.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": spec.ffn_hidden_size,
-        length_key: LENGTH,
-        "model_type": "llama",
-        "num_attention_heads": spec.num_attention_heads,
-        "num_hidden_layers": spec.num_layers,
-        "pad_token_id": 0,
-        "rms_norm_eps": spec.norm_epsilon,
-        "tie_word_embeddings": False,
-        "torch_dtype": str(dtype)[6:],
-        "transformers_version": "4.28.0.dev0",
-        "use_cache": True,
-        "vocab_size": spec.vocab_size,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").write_text('{"_from_model_config": true, "bos_token_id": 1, "eos_token_id": 2}')
-    return weights
-
-
 def llama(**fields):
     """As many key/value heads as heads: folders of those days had no `num_key_value_heads`."""
     return make_spec(num_query_groups=4, **fields)
+
+
+def published(folder, **options):
+    """The model of `live.py` as a folder, and its weights as they are in the files."""
+    config = llama().config_json(sequence_length=LENGTH)
+    return publish(folder, make_model(llama()).state_dict(), config, **options)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +43,7 @@ def llama(**fields):
     ],
 )
 def test_a_published_folder_is_the_model_that_transformers_loads(tmp_path, dtype, shards, length_key):
-    weights = publish(tmp_path / "m", make_model(llama()), llama(), dtype=dtype, shards=shards, length_key=length_key)
+    weights = published(tmp_path / "m", dtype=dtype, shards=shards, length_key=length_key)
     found = read_huggingface_config(tmp_path / "m")
     assert found.max_length == LENGTH and found.compute == ("fp32" if dtype == torch.float32 else "bf16")
     assert found.spec.vocab_size == VOCABULARY and found.spec.num_query_groups == 4
@@ -105,7 +63,7 @@ def test_a_published_folder_is_the_model_that_transformers_loads(tmp_path, dtype
 
 def test_safetensors_are_taken_where_both_are_there(tmp_path):
     model = make_model(llama())
-    publish(tmp_path / "m", model, llama(), shards=1)
+    published(tmp_path / "m", shards=1)
     model.save_pretrained(tmp_path / "m")
     (tmp_path / "m/pytorch_model.bin").write_bytes(b"never read")
     weight = HuggingFaceSource(tmp_path / "m", llama()).weight("model.norm.weight")
@@ -113,7 +71,7 @@ def test_safetensors_are_taken_where_both_are_there(tmp_path):
 
 
 def test_tensors_are_mapped_and_take_memory_when_they_are_read(tmp_path):
-    publish(tmp_path / "m", make_model(llama()), llama(), shards=1)
+    published(tmp_path / "m", shards=1)
     found = read_pickled(tmp_path / "m/pytorch_model.bin")
     lines = Path("/proc/self/maps").read_text().splitlines()
     ranges = [line.split()[0].split("-") for line in lines if line.endswith("/m/pytorch_model.bin")]
@@ -189,7 +147,7 @@ def test_pickles_from_before_torch_1_6_are_refused_with_a_remedy(tmp_path):
 
 
 def test_missing_tensors_and_files_outside_the_folder_are_refused(tmp_path):
-    publish(tmp_path / "m", make_model(llama()), llama(), shards=1)
+    published(tmp_path / "m", shards=1)
     torch.save({"other": torch.ones(2)}, tmp_path / "m/pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"no tensor 'model\.norm\.weight'"):
         HuggingFaceSource(tmp_path / "m", llama()).weight("model.norm.weight")
