@@ -21,6 +21,8 @@ from tests.parity.workers import LENGTH, VOCAB, Layout, build, sample
 
 SEQUENCES = 2
 STEPS = 3
+INITIAL = ("one process", "TP2+SP", "PP2")
+"""Layouts whose weights before training, which are the seed's, are released too."""
 
 
 def tokens() -> np.ndarray:
@@ -39,6 +41,8 @@ def export(payload: tuple[list[Layout], Path, Path]) -> list[dict[str, Any]]:
     for layout in layouts:
         built = build(layout, job)
         engine, spec = built.engine, built.spec
+        if layout.name in INITIAL:
+            _release_initial(engine, spec, job, root / layout.name / "initial", tokenizer)
         for step in range(STEPS):
             built.step(step)
         result = {"first": _export(engine, spec, job, layout, root / layout.name / "first", tokenizer)}
@@ -50,6 +54,14 @@ def export(payload: tuple[list[Layout], Path, Path]) -> list[dict[str, Any]]:
         results.append(result)
     job.close()
     return results
+
+
+def _release_initial(engine: Engine, spec: ModelSpec, job: Job, root: Path, tokenizer: Path) -> None:
+    publisher = Publisher(root, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=False)
+    path = publisher.save(0, engine.sharded_state().chunks(), _meta(spec, 0))
+    if job.rank == 0:
+        export_checkpoint(CheckpointReader(path), root / "export", tokenizer_model=tokenizer, dtype="bfloat16")
+    job.barrier()
 
 
 def _export(engine: Engine, spec: ModelSpec, job: Job, layout: Layout, root: Path, tokenizer: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.export_workers import tokens
+from tests.parity.export_workers import INITIAL, tokens
 from tests.parity.workers import VOCAB, Layout
 from tests.support.ranks import run_ranks
 
@@ -113,3 +113,14 @@ def test_an_engine_started_with_the_export_is_the_same_model_bitwise(name: str, 
         for turn in ("first", "again")
     )
     assert first and first == again
+
+
+@pytest.mark.parametrize("name", INITIAL[1:])
+def test_a_release_of_the_same_weights_is_the_same_bytes_in_every_layout(name: str, root: Path, exported: Any) -> None:
+    assert name in exported
+    layout, alone = (
+        {path.name: path.read_bytes() for path in (root / folder / "initial/export").iterdir()}
+        for folder in (name, INITIAL[0])
+    )
+    assert layout.pop("README.md") and alone.pop("README.md")  # the card says where weights come from
+    assert "model.safetensors" in layout and layout == alone
