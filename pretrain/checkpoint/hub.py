@@ -23,6 +23,8 @@ from pretrain.errors import CheckpointError
 MAIN = "main"
 # Files of ours that would be taken instead of what is pushed, or beside it: other shards, another tokenizer.
 _OURS = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json|tokenizer\.json")
+_OFFLINE_ASKED = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+"""As the process was started: within a run the loader of tasks sets the variable, so that lm-eval fetches nothing."""
 _AGAIN = "Nothing is lost: `python -m pretrain.checkpoint release RUN` goes on from here."
 
 
@@ -69,7 +71,7 @@ class Hub:
         digests = read_digests(folder)
         # The client would take the variable as it was when it was imported.
         endpoint = self._given or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        with _explained(f"{repository} at {endpoint}"):
+        with _explained(f"{repository} at {endpoint}"), _online():
             from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
             from huggingface_hub.utils import disable_progress_bars
 
@@ -128,6 +130,19 @@ def _refuse_damaged(paths: list[Path], digests: dict[str, str]) -> None:
                 f"{path} is not what was written (its digest is not that of {DIGESTS_NAME}), so it is not pushed. "
                 f"Remove the folder and release it again."
             )
+
+
+@contextlib.contextmanager
+def _online() -> Iterator[None]:
+    """Lets the client reach the hub though this process is offline for everything else, unless the user said so."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = _OFFLINE_ASKED
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ LARGE = ("PUT /lfs/", "POST /api/models/.*/commit/")
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as in a run that has loaded lm-eval's tasks
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with HubServer().running() as running:
         yield running
@@ -138,6 +138,13 @@ def test_a_hub_that_cannot_be_reached_is_explained(tmp_path, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its tries
         with pytest.raises(CheckpointError, match=r"127\.0\.0\.1.*check the network, HF_ENDPOINT"):
             Hub().push(_release(tmp_path / "r", 1), "me/model", revision="main", message="Step 1")
+
+
+def test_a_user_who_asked_for_no_network_gets_none(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.checkpoint.hub._OFFLINE_ASKED", True)
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE"):
+        _push(server, _release(tmp_path / "r", 1))
+    assert server.requests == []
 
 
 def test_a_folder_that_is_no_release_is_refused(server, tmp_path):

@@ -118,7 +118,6 @@ def test_a_folder_that_is_no_run_is_explained(tmp_path, capsys):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with HubServer().running() as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("HF_ENDPOINT", running.address)
