@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain import __version__
 from pretrain.checkpoint.digests import CARD_NAME
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.parity import Parity
@@ -76,16 +78,20 @@ sequences of {sequence_length:_} tokens. Weights are {dtype}. {said}
 
 {_section(_SCORES, "No scores yet.")}
 
+No licence is stated: whoever publishes the weights chooses one (`license:` in the first lines), with an eye to those of
+the data.
+
 `sha256sum -c SHA256SUMS` checks every file but this one.
 """
 
 
-def origin_text(manifest: Manifest, config: RunConfig | None = None) -> str:
+def origin_text(manifest: Manifest, config: RunConfig | None = None, *, chunk_ends: Sequence[int] = ()) -> str:
     """Where weights come from: place in the run, hashes, layout, software, and the recipe in short.
 
     Args:
         manifest: of the checkpoint.
         config: the run's; None leaves the recipe out.
+        chunk_ends: steps that complete a chunk of data, ascending.
     """
     meta, state = manifest.meta, manifest.meta.run_state
     rows: list[tuple[str, Any]] = [
@@ -93,11 +99,13 @@ def origin_text(manifest: Manifest, config: RunConfig | None = None) -> str:
         ("step", manifest.step),
         ("tokens", state.get("tokens")),
         ("samples", state.get("samples")),
+        ("chunks of data completed", bisect_right(chunk_ends, manifest.step) if chunk_ends else None),
         *((f"tokens of {source}", count) for source, count in sorted((state.get("source_tokens") or {}).items())),
         ("configuration hash", meta.config_hash),
         ("identity hash", meta.identity_hash),
         ("tokenizer", meta.tokenizer_fingerprint),
         *((name.replace("_", " "), value) for name, value in sorted(meta.layout.items())),
+        ("exported by", f"Fineline {__version__}"),
     ]
     text = f"Step {manifest.step:_}, {state.get('tokens', 0):_} tokens.\n\n## Origin\n\n{_table(('', ''), rows)}"
     return text if config is None else f"{text}\n\n## Recipe\n\n{_table(('', ''), list(_recipe(config, meta.model)))}"

@@ -59,8 +59,7 @@ class Releases:
             DataError: the run's record of its order is damaged.
         """
         config = load_yaml(directory / CONFIG_NAME)
-        ends = read_order(directory).chunk_ends if (directory / ORDER_NAME).exists() else ()
-        return cls(directory, config, save_steps(config, chunk_ends=ends), directory / EXPORTS)
+        return cls(directory, config, save_steps(config, chunk_ends=_chunk_ends(directory)), directory / EXPORTS)
 
     @property
     def checkpoints(self) -> Path:
@@ -94,6 +93,7 @@ class Releases:
 
         Raises:
             CheckpointError: the checkpoint is damaged, or its export does not pass a gate.
+            DataError: the run's record of its order is damaged.
             TokenizerError: the run directory lacks its tokenizer.
         """
         checkpoint, folder = self.config.checkpoint, self.folder(reader.manifest)
@@ -106,7 +106,7 @@ class Releases:
                 tokenizer_model=self.directory / TOKENIZER_NAME,
                 dtype=checkpoint.export_dtype,
                 add_bos=self.config.tokenizer.add_bos,
-                card=origin_text(reader.manifest, self.config),
+                card=origin_text(reader.manifest, self.config, chunk_ends=_chunk_ends(self.directory)),
                 tolerance=checkpoint.export_tolerance,
             )
 
@@ -166,6 +166,10 @@ class Releases:
         return checkpoint_name(
             template, run=self.config.run.name, step=step, tokens=tokens, index=self.calendar.index(step)
         )
+
+
+def _chunk_ends(directory: Path) -> list[int]:
+    return read_order(directory).chunk_ends if (directory / ORDER_NAME).exists() else []
 
 
 @contextlib.contextmanager

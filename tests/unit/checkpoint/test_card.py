@@ -3,6 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
+from pretrain import __version__
 from pretrain.checkpoint.card import card_text, complete_card, origin_text, read_scores
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.parity import Parity
@@ -27,7 +28,7 @@ def folder(tmp_path):
         dtype="bfloat16",
         is_tokenizer_exact=True,
         parity=Parity(0.0123, 0.5, 64, "bf16"),
-        origin=origin_text(manifest, config),
+        origin=origin_text(manifest, config, chunk_ends=(20, 40, 60)),
     )
     (tmp_path / "ckpt_003").mkdir()
     (tmp_path / "ckpt_003/README.md").write_text(text)
@@ -57,7 +58,9 @@ def test_a_card_says_where_the_weights_come_from(folder):
         assert row in text
     for row in ("| tokenizer | abc |", "| engine | none |", "| tokens per step | 8_192 |", "| peak learning rate | "):
         assert row in text
+    assert "| chunks of data completed | 2 |" in text and f"| exported by | Fineline {__version__} |" in text
     assert "(bf16 compute) on 64 positions: 0.012 nats" in text and "No scores yet." in text
+    assert "license" not in data and "No licence is stated" in text
 
 
 def test_scores_come_into_table_and_model_index_and_replace_what_was_there(folder, tmp_path):
