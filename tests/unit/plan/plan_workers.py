@@ -13,6 +13,7 @@ from typing import Any
 
 from pretrain.config.load import compose
 from pretrain.engine.layout import ParallelLayout
+from tests.unit.config.test_recipes import RECIPES
 from tests.unit.plan import memory_workers
 from tests.unit.plan.cases import COVERED, FORWARDS, LINES, MODEL, ONE_MICROBATCH, OPTIMIZERS, STEPS, small, spec_of
 
@@ -35,8 +36,20 @@ def measure(_: Any) -> dict[str, Any]:
         "forwards": [_forward(*case) for case in FORWARDS],
         "optimizers": [_optimizer(*case) for case in OPTIMIZERS],
         "lines": [_line(*arguments) for arguments in LINES],
+        "recipes": {name: _recipe(name) for name in RECIPES},
         "steps": memory_workers.measure([[*MODEL, *case] for case in STEPS]),
     }
+
+
+def _recipe(name: str) -> tuple[int, int, bool]:
+    """Parameters, steps and whether it fits its devices, of an experiment on its own cluster."""
+    from pretrain.plan.plan import make_plan
+
+    config = compose([f"experiment={name}"])
+    world_size = config.cluster.nodes * config.cluster.processes_per_node
+    plan = make_plan(config, world_size=world_size, layouts=0)
+    assert plan.device is not None
+    return plan.parameters, plan.steps, plan.device.fits
 
 
 def _covered(overrides: tuple[str, ...], world_size: int) -> tuple[bool, int]:

@@ -15,6 +15,7 @@ from pretrain.engine.layout import ParallelLayout
 from pretrain.model.spec import ModelSpec
 from pretrain.plan.__main__ import main
 from pretrain.plan.memory import activation_bytes, chunks_in_flight
+from tests.unit.config.test_recipes import RECIPES
 from tests.unit.plan.cases import COVERED, FORWARDS, ONE_MICROBATCH, OPTIMIZERS, small, spec_of
 
 
@@ -176,3 +177,9 @@ def test_stages_wait_for_as_many_backwards_as_the_schedules_say() -> None:
     interleaved = dataclasses.replace(layout, virtual_pipeline=5)
     layers = chunks_in_flight(interleaved, stage=0) * 80 // (4 * 5)
     assert layers == 80 * (1 + 3 / (4 * 5))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_planned_on_its_own_cluster_and_fits(name: str, measured: dict[str, Any]) -> None:
+    _, parameters, _, steps, _ = RECIPES[name]
+    assert measured["recipes"][name] == (parameters, steps, True)
