@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from pretrain.checkpoint.calendar import milestone_steps
 from pretrain.checkpoint.card import Score, read_scores
 from pretrain.checkpoint.hub import Hub
 from pretrain.checkpoint.huggingface import DTYPES
@@ -20,6 +21,7 @@ from pretrain.checkpoint.reader import CheckpointInfo, CheckpointReader, list_ch
 from pretrain.checkpoint.release import Releases
 from pretrain.errors import CheckpointError, ConfigError, FinelineError
 from pretrain.naming import template_problems
+from pretrain.units import Duration
 
 HELP = "make, complete, check and push the releases of a run: what is missing of them, again and again"
 HEAD = ("step", "tokens", "release", "files", "scores", "hub")
@@ -30,7 +32,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     command.add_argument("path", type=Path, metavar="run", help="run directory, of a finished or a running run")
     text = "as 1000,2000; by default the regular saves, the last one, and what is released already"
-    command.add_argument("--steps", type=_steps, default=None, help=text)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--steps", type=_steps, default=None, help=text)
+    text = "saves at multiples of a duration, as '10000 steps' or '100B tokens', and the first and last"
+    which.add_argument("--every", default=None, metavar="DURATION", help=text)
     command.add_argument("--out", type=Path, default=None, help="folder of the releases; by default the run's `export`")
     text = "by default as the run has it (checkpoint.export_dtype)"
     command.add_argument("--dtype", choices=tuple(DTYPES), default=None, help=text)
@@ -54,7 +59,7 @@ def release(options: argparse.Namespace) -> list[tuple[str, ...]]:
     releases = _configured(options)
     scores, hub = read_scores(options.path), Hub()
     rows: list[tuple[str, ...]] = []
-    for info in _chosen(releases, options.steps):
+    for info in _chosen(releases, options.steps, options.every):
         if info.manifest is None:
             print(info.problem, file=sys.stderr)
             rows.append((f"{info.step:_}", "", _FAILED, "", "", ""))
@@ -89,11 +94,17 @@ def _configured(options: argparse.Namespace) -> Releases:
     return dataclasses.replace(releases, config=config, out=out, public=options.public)
 
 
-def _chosen(releases: Releases, steps: list[int] | None) -> list[CheckpointInfo]:
+def _chosen(releases: Releases, steps: list[int] | None, every: str | None) -> list[CheckpointInfo]:
     found = {info.step: info for info in list_checkpoints(releases.checkpoints)}
     if not found:
         raise CheckpointError(f"{releases.checkpoints} holds no checkpoints. Name the directory of a run that saved.")
-    if steps is None:
+    if every is not None:
+        steps = sorted(found.keys() & _multiples(releases, every))
+        if not steps:
+            raise CheckpointError(
+                f"{releases.checkpoints} has no save at a multiple of {every}: steps {_shown(list(found))} are there."
+            )
+    elif steps is None:
         steps = [step for step, info in found.items() if _is_due(releases, info)]
         if not steps:
             raise CheckpointError(
@@ -102,6 +113,13 @@ def _chosen(releases: Releases, steps: list[int] | None) -> list[CheckpointInfo]
             )
     absent = f"{releases.checkpoints} has no save of step {{}}; there are {_shown(list(found))}."
     return [found.get(step) or CheckpointInfo(releases.checkpoints, step, None, absent.format(step)) for step in steps]
+
+
+def _multiples(releases: Releases, every: str) -> frozenset[int]:
+    if Duration.parse(every, key="--every").count < 1:
+        raise ConfigError([f"--every={every!r} must be longer than nothing, for example '10000 steps'."])
+    config = releases.config
+    return milestone_steps(every, total_steps=config.total_steps, batch_sizes=config.batch_sizes)
 
 
 def _is_due(releases: Releases, info: CheckpointInfo) -> bool:

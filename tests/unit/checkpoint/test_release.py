@@ -101,6 +101,15 @@ def test_a_dry_run_says_what_would_be_made_and_changes_nothing(run, capsys):
     assert sorted(os.listdir(run)) == ["checkpoints", "config.yaml", "tokenizer.model"]
 
 
+def test_saves_at_multiples_of_a_duration_are_released_on_demand(run, capsys):
+    assert _release(run, "--dry-run", "--every", "20 steps") == 0
+    rows, _ = _table(capsys)
+    assert list(rows) == ["step_00000000", *NAMES[1:]]
+    for every, said in (("0 steps", "longer than nothing"), ("often", "--every")):
+        assert _release(run, "--every", every) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--name", "x"], "--name='x' gives every checkpoint the same name"), (["--repository", "a/b/c"], "--repository")],
