@@ -83,7 +83,7 @@ class Hub:
             files = published_files(folder)
             missing = [path for path in files if not _is_same(path, remote.get(path.name), digests)]
             stale = sorted(name for name in remote.keys() - {path.name for path in files} if _OURS.fullmatch(name))
-            _refuse_damaged(missing, digests)
+            _refuse_damaged(folder, missing, digests)
             if not missing and not stale:
                 return Pushed(repository, revision, 0)
             operations = [CommitOperationAdd(path.name, path) for path in missing]
@@ -121,11 +121,12 @@ def _is_same(path: Path, remote: Any, digests: dict[str, str]) -> bool:
     return bool(remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
 
 
-def _refuse_damaged(paths: list[Path], digests: dict[str, str]) -> None:
-    for path in paths:
+def _refuse_damaged(folder: Path, missing: list[Path], digests: dict[str, str]) -> None:
+    """Looks at what would be sent, and that nothing of the release has gone."""
+    for path in [*missing, *(folder / name for name in digests if not (folder / name).exists())]:
         if path.name in (CARD_NAME, DIGESTS_NAME):
             continue
-        if path.name not in digests or sha256_of(path) != digests[path.name]:
+        if path.name not in digests or not path.exists() or sha256_of(path) != digests[path.name]:
             raise CheckpointError(
                 f"{path} is not what was written (its digest is not that of {DIGESTS_NAME}), so it is not pushed. "
                 f"Remove the folder and release it again."

@@ -8,6 +8,7 @@ before, doing it again does what is missing. Both a run (`pretrain.hooks.release
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -174,12 +175,19 @@ def _chunk_ends(directory: Path) -> list[int]:
 
 @contextlib.contextmanager
 def _exclusive(out: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    """One process at a time; the lock goes with the process that holds it, however it ends.
+
+    On a file system without locks everybody goes on: then do not release beside a run that exports.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = out.with_name(f".{out.name}.lock").open("wb")  # beside it: the folder holds releases and nothing else
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error.strerror}. Choose another folder.") from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise CheckpointError(f"{file.name} cannot be locked: {error.strerror}.") from error
         yield

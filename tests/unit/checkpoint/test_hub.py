@@ -115,6 +115,11 @@ def test_a_damaged_file_is_refused_before_anything_is_sent(server, tmp_path):
     shutil.copy(folder / "config.json", folder / "added.json")
     with pytest.raises(CheckpointError, match=r"added\.json is not what was written"):
         _push(server, folder)
+    (folder / "added.json").unlink()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not what was written"):
+        _push(server, folder)
+    assert not any(server.sent(pattern) for pattern in LARGE)
 
 
 @pytest.mark.parametrize(

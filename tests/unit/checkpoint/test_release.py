@@ -1,5 +1,6 @@
 """`python -m pretrain.checkpoint release`: what is missing is made, what is there is checked, what fails is said."""
 
+import errno
 import json
 import os
 import shutil
@@ -108,6 +109,17 @@ def test_saves_at_multiples_of_a_duration_are_released_on_demand(run, capsys):
     for every, said in (("0 steps", "longer than nothing"), ("often", "--every")):
         assert _release(run, "--every", every) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_and_one_that_refuses(run, monkeypatch, tmp_path, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert _release(run, "--steps", "10") == 0
+    (tmp_path / "file").write_text("")
+    assert _release(run, "--steps", "10", "--out", tmp_path / "file" / "out") == 1
+    assert "cannot be written: Not a directory. Choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
