@@ -30,6 +30,8 @@ class ReleaseHook:
         self._failures: list[tuple[int, str]] = []
         self._open: dict[int, Manifest] | None = None
         """Releases whose card or place on the hub may lack something; None before they were looked for."""
+        self._resumed_from: Path | None = None
+        """A checkpoint whose export the process before this one may not have come to."""
 
     def published(self, checkpoint: Path) -> None:
         """Releases a checkpoint that was just published, if the run releases it, and goes on with those before it.
@@ -39,20 +41,21 @@ class ReleaseHook:
         Raises:
             CheckpointError: the export does not pass a gate, or cannot be written.
         """
-        config = self._releases.config
-        if config.checkpoint.export == "none":
+        if self._releases.config.checkpoint.export == "none":
             return
         reader = CheckpointReader(checkpoint)
         manifest = reader.manifest
         try:
-            if config.checkpoint.export == "all" or manifest.step == config.total_steps:
+            if self._is_released(manifest):
                 self._releases.make(reader, replace=True)
                 self._opened()[manifest.step] = manifest
         finally:
             self._go_on()
 
     def on_start(self, run: Run) -> None:
-        """Nothing to prepare."""
+        """Remembers what the run resumed from: it may have been killed between the checkpoint and its export."""
+        if run.job.rank == 0 and run.info.resume_step >= 0:
+            self._resumed_from = run.checkpoint
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Nothing to do."""
@@ -67,6 +70,10 @@ class ReleaseHook:
             self._go_on(everything=True)
         self._report(run)
 
+    def _is_released(self, manifest: Manifest) -> bool:
+        config = self._releases.config
+        return config.checkpoint.export == "all" or manifest.step == config.total_steps
+
     def _opened(self) -> dict[int, Manifest]:
         if self._open is None:
             self._open = {manifest.step: manifest for manifest in self._releases.present()}
@@ -77,6 +84,7 @@ class ReleaseHook:
         step = -1
         try:
             opened, changed = self._opened(), []
+            self._make_up_for_the_last()
             scores = read_scores(self._releases.directory)
             for manifest in self._releases.present() if everything else list(opened.values()):
                 step = manifest.step
@@ -90,6 +98,13 @@ class ReleaseHook:
                     del opened[step]
         except (FinelineError, OSError) as error:  # what fails for one will for the rest, which waits with it
             self._failures.append((step, str(error)))
+
+    def _make_up_for_the_last(self) -> None:
+        path, self._resumed_from = self._resumed_from, None
+        if path is not None:
+            reader = CheckpointReader(path)
+            if self._is_released(reader.manifest) and self._releases.make(reader, replace=False) is not None:
+                self._opened()[reader.manifest.step] = reader.manifest
 
     def _report(self, run: Run) -> None:
         while self._failures:

@@ -203,3 +203,18 @@ def test_exports_have_the_number_format_and_the_name_that_the_run_gives_them(run
     (name,) = _names(run.directory / "export")
     assert name == "run-0"  # the state of this test's run has no tokens
     assert '"dtype": "bfloat16"' in (run.directory / "export" / name / "config.json").read_text().replace("torch_", "")
+
+
+def test_an_export_that_a_killed_process_did_not_come_to_is_made_by_the_next(run):
+    run.config.checkpoint.export = "none"
+    for step in (1, 2):
+        _save(run, step)
+    run.hook.on_end(run)
+    run.config.checkpoint.export, run.info.resume_step = "all", 2
+    run.checkpoint = run.directory / "checkpoints/step_00000002"
+    run.releases.on_start(run)
+    _save(run, 3)
+    run.hook.on_end(run)
+    run.releases.on_end(run)
+    assert _names(run.directory / "export") == ["step_00000002", "step_00000003"], "not what was never asked for"
+    assert {kind for kind, _ in run.events} == {"save"}
