@@ -59,7 +59,9 @@ def release(options: argparse.Namespace) -> list[tuple[str, ...]]:
     releases = _configured(options)
     scores, hub = read_scores(options.path), Hub()
     rows: list[tuple[str, ...]] = []
-    for info in _chosen(releases, options.steps, options.every):
+    chosen = _chosen(releases, options.steps, options.every)
+    _refuse_clashes(releases, {info.step for info in chosen})
+    for info in chosen:
         if info.manifest is None:
             print(info.problem, file=sys.stderr)
             rows.append((f"{info.step:_}", "", _FAILED, "", "", ""))
@@ -113,6 +115,33 @@ def _chosen(releases: Releases, steps: list[int] | None, every: str | None) -> l
             )
     absent = f"{releases.checkpoints} has no save of step {{}}; there are {_shown(list(found))}."
     return [found.get(step) or CheckpointInfo(releases.checkpoints, step, None, absent.format(step)) for step in steps]
+
+
+def _refuse_clashes(releases: Releases, steps: set[int]) -> None:
+    """Two saves of one name would take each other's place: in the folder silently, on the hub again and again."""
+    checkpoint = releases.config.checkpoint
+    saves = [info.manifest for info in list_checkpoints(releases.checkpoints) if info.manifest is not None]
+    for key, template, names_of in (
+        ("checkpoint.export_name, --name", checkpoint.export_name, _folder_names),
+        ("checkpoint.hub_repository, --repository", checkpoint.hub_repository, _revisions),
+    ):
+        taken: dict[str, int] = {}
+        for manifest in saves:
+            for name in names_of(releases, manifest):
+                other = taken.setdefault(name, manifest.step)
+                if other != manifest.step and steps & {other, manifest.step}:
+                    raise ConfigError(
+                        f"{template!r} ({key}) gives steps {other} and {manifest.step} the same name, {name}. Use "
+                        f"{{step}} in it, or release other saves (--steps, --every)."
+                    )
+
+
+def _folder_names(releases: Releases, manifest: Manifest) -> list[str]:
+    return [releases.folder(manifest).name]
+
+
+def _revisions(releases: Releases, manifest: Manifest) -> list[str]:
+    return [_place(*place) for place in releases.places(manifest)]
 
 
 def _multiples(releases: Releases, every: str) -> frozenset[int]:

@@ -122,6 +122,13 @@ def test_a_file_system_without_locks_and_one_that_refuses(run, monkeypatch, tmp_
     assert "cannot be written: Not a directory. Choose another folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--name", "--repository"])
+def test_saves_that_would_share_a_name_are_not_released_over_each_other(run, capsys, option):
+    assert _release(run, "--steps", "10", option, "{billions}B") == 2
+    assert "gives steps 0 and 10 the same name, 0.0B" in capsys.readouterr().err
+    assert not (run / "export").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--name", "x"], "--name='x' gives every checkpoint the same name"), (["--repository", "a/b/c"], "--repository")],
