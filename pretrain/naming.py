@@ -59,6 +59,8 @@ def template_problems(key: str, template: str) -> Iterator[str]:
     elif not (_REPOSITORY if is_repository else _NAME).fullmatch(text):
         what = "repository, as 'me/Amber-{billions}B'" if is_repository else "folder, as 'ckpt_{index:03d}'"
         yield f"{key}={template!r} gives {text!r}, which cannot name a {what}."
+    elif is_repository and "index" in _fields(template):
+        yield f"{key}={template!r}: saves beside the regular ones have no index. Use {{step}} or {{billions}}."
     elif not is_repository and not has_fields(template):
         yield f"{key}={template!r} gives every checkpoint the same name. Add a field: {', '.join(FIELDS[1:])}."
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.checkpoint.calendar import Calendar, save_steps
+from pretrain.checkpoint.calendar import Calendar, check_names, save_steps
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
@@ -122,6 +122,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     ends = chunk_ends(order, total_steps=config.total_steps)
     job.once(lambda: write_order(directory, RunOrder(history, str(data.directory), job.world_size, ends)))
     calendar = save_steps(config, chunk_ends=ends)
+    check_names(config, calendar)
     run = Run(
         config=config,
         state=state,

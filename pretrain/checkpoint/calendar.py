@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pretrain.batch_size import BatchSizes
 from pretrain.config.run import RunConfig
 from pretrain.errors import ConfigError
+from pretrain.naming import checkpoint_name, has_fields
 from pretrain.units import Duration
 
 
@@ -81,6 +82,32 @@ def save_steps(config: RunConfig, *, chunk_ends: Iterable[int] = ()) -> Calendar
     if checkpoint.milestones is not None:
         kept = kept | (due & _multiples(checkpoint.milestones, total, sizes))
     return Calendar(total, frozenset(due), tuple(sorted(regular)), frozenset(kept))
+
+
+def check_names(config: RunConfig, calendar: Calendar) -> None:
+    """Refuses names that two exports of a run would share: the later one would silently take the other's place.
+
+    Raises:
+        ConfigError: names by `checkpoint.export_name` or `checkpoint.hub_repository` clash; two saves are named.
+    """
+    checkpoint, sizes, problems = config.checkpoint, config.batch_sizes, []
+    for key in ("export_name", "hub_repository"):
+        template, taken = getattr(checkpoint, key), dict[str, int]()
+        if template is None or checkpoint.export != "all" or not has_fields(template):
+            continue
+        for step in calendar.steps():
+            name = checkpoint_name(
+                template, run=config.run.name, step=step, tokens=sizes.tokens(step), index=calendar.index(step)
+            )
+            if name in taken:
+                problems.append(
+                    f"checkpoint.{key}={template!r} gives the saves of steps {taken[name]} and {step} the same name, "
+                    f"{name}. Use {{step}} in it, or save less often."
+                )
+                break
+            taken[name] = step
+    if problems:
+        raise ConfigError(problems)
 
 
 def milestone_steps(every: str, *, total_steps: int, batch_sizes: BatchSizes) -> frozenset[int]:

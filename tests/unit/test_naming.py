@@ -54,6 +54,7 @@ def test_a_save_without_index_has_a_name_of_its_own():
         ("checkpoint.export_name", "{}", "has the field ''"),
         ("checkpoint.export_name", "{run.x}", "has the field 'run.x'"),
         ("checkpoint.hub_repository", "a/b/{step}", "cannot name a repository"),
+        ("checkpoint.hub_repository", "me/ckpt_{index}", "have no index"),
     ],
 )
 def test_templates_that_cannot_name_anything_are_refused(key, template, said):

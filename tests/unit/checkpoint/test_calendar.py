@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pretrain.checkpoint.calendar import save_steps
+from pretrain.checkpoint.calendar import check_names, save_steps
 from pretrain.config.checkpoint import CheckpointConfig
 from pretrain.config.load import compose
 from pretrain.config.run import BatchStage, RunConfig
@@ -113,3 +113,19 @@ def test_the_step_before_a_decay_is_saved_and_keeps_its_state():
     # 29.5 steps: the update that begins at token 2,900 still has the peak, the next one does not.
     assert _steps(40, early=[], every=None, schedule=schedule | {"decay_length": "1050 tokens"}) == [30, 40]
     assert _steps(40, early=[], every=None, schedule={"kind": "cosine"}) == [40]
+
+
+def test_names_that_two_saves_would_share_are_refused_before_the_first():
+    config = RunConfig(checkpoint=CheckpointConfig(early=[0, 1], every="10 steps", export="all"))
+    config.train.steps, config.train.global_batch_size, config.train.sequence_length = 40, 10, 10
+    config.checkpoint.export_name = "{run}-{billions}B"
+    with pytest.raises(ConfigError, match=r"steps 0 and 1 the same name, run-0\.0B\. Use \{step\}"):
+        check_names(config, save_steps(config))
+    config.checkpoint.export = "last"
+    check_names(config, save_steps(config))
+
+
+@pytest.mark.parametrize("experiment", ["amber_7b", "amber_7b_fineline", "openllama_7b_fineline", "k2_65b", "demo"])
+def test_recipes_name_every_save_differently(experiment):
+    config = compose([f"experiment={experiment}"])
+    check_names(config, save_steps(config))
