@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.data.inspect import show_step
 from tests.support import runs
 from tests.support.lm_eval_answers import lm_eval_answers
 from tests.support.published import publish_export
@@ -206,6 +207,35 @@ def test_a_hugging_face_folder_starts_a_run_and_scores_the_same(form: str, folde
     last = {(r["task"], r["metric"]): r["value"] for r in runs.probes(whole) if r["step"] == 24}
     assert first == last, "the same weights score the same, bitwise"
     assert runs.metrics(directory)[-1]["train/loss"] < runs.metrics(whole)[1]["train/loss"]
+
+
+@pytest.mark.slow
+def test_published_weights_go_on_at_their_own_step(folder: Path, whole: Path) -> None:
+    """Schedule, calendar, tokens and samples are those of the run that the weights were taken from."""
+    log, export = folder / "went_on.log", whole / "export/step_00000010"
+    more = [f"checkpoint.start_from={export}", "checkpoint.start_step=10", "checkpoint.keep=1"]
+    code = runs.finish(runs.overrides(folder, "went_on", *more), log=log)
+    assert code == 0, log.read_text()[-5000:]
+    directory = folder / "runs" / "went_on"
+    rows, expected = runs.metrics(directory), runs.metrics(whole)[10:]
+    assert [row["step"] for row in rows] == list(range(10, 25))
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
+    rates = [[row["train/learning_rate"] for row in some[1:]] for some in (rows, expected)]
+    assert rates[0] == rates[1]
+    seen = [
+        [(s.source, s.epoch, s.window) for step in (11, 24) for s in show_step(d, step=step)]
+        for d in (directory, whole)
+    ]
+    assert seen[0] == seen[1]
+    # The first step sees the same weights and samples; from the second on Adam's moments are others.
+    assert rows[1]["train/loss"] == pytest.approx(expected[1]["train/loss"], rel=1e-6)
+    assert sorted(path.name for path in (directory / "checkpoints").glob("step_*")) == [
+        f"step_{step:08d}" for step in (10, 20, 24)
+    ]
+    first, then = (
+        {(r["task"], r["metric"]): r["value"] for r in runs.probes(d) if r["step"] == 10} for d in (directory, whole)
+    )
+    assert first == then
 
 
 def test_bad_input_is_explained_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
