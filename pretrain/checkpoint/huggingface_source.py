@@ -73,7 +73,7 @@ class HuggingFaceSource(TensorSource):
         if kind != "param":
             raise CheckpointError(f"{self.path} holds weights only, not {kind}: it can start a run, not resume one.")
         if self._held is None or self._held[0] != key:
-            self._held = (key, megatron_tensor(key, self.weight, self._spec).numpy())
+            self._held = (key, megatron_tensor(key, self._finite_weight, self._spec).numpy())
         out[...] = self._held[1][tuple(slice(o, o + e) for o, e in zip(offset, out.shape, strict=True))]
 
     def weight(self, name: str) -> Tensor:
@@ -95,6 +95,13 @@ class HuggingFaceSource(TensorSource):
             raise CheckpointError(f"{self.path / file}: {name} cannot be read: {error}.") from error
         return tensor.float()
 
+    def _finite_weight(self, name: str) -> Tensor:
+        """Nothing that is computed with NaN tells which tensor it came from."""
+        tensor = self.weight(name)
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{self.path}: {name} has values that are not finite. Download the folder again.")
+        return tensor
+
 
 def _reader(path: Path) -> Callable[[str], Tensor]:
     """Gives tensors of one file by name."""
@@ -113,22 +120,35 @@ def _config_problems(config: dict[str, Any], spec: ModelSpec) -> list[str]:
             *("attention_bias", "mlp_bias", "rope_theta"),
         )
     }
-    rope = config.get("rope_parameters") or {}  # where transformers 5 writes it
+    rope = _rope_settings(config)
     found: dict[str, Any] = {
         "tie_word_embeddings": False,
         "attention_bias": False,
         "mlp_bias": False,
         "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-6,
     }
     found |= {"num_key_value_heads": config.get("num_attention_heads"), "hidden_act": "silu"}
     found |= {name: value for name, value in {**config, **rope}.items() if name in compared and value is not None}
     problems = [
         f"{name} is {found.get(name)}, not {value}" for name, value in compared.items() if found.get(name) != value
     ]
-    scaling = rope if rope else config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        problems.append(f"scaled rotary embedding {scaling} is not supported")
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        problems.append(f"scaled rotary embedding {rope} is not supported")
     return problems
+
+
+def _rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters`, where transformers 5 writes it, else `rope_scaling`; {} where neither is set.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    name = next((key for key in ("rope_parameters", "rope_scaling") if config.get(key)), "")
+    found = config.get(name, {})
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json: {name}={found!r} is not a JSON object. Download the folder again.")
+    return found
 
 
 def json_object(path: Path) -> dict[str, Any]:

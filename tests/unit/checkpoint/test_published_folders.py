@@ -162,3 +162,51 @@ def test_missing_tensors_and_files_outside_the_folder_are_refused(tmp_path):
     index.unlink()
     with pytest.raises(CheckpointError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin"):
         HuggingFaceSource(tmp_path / "m", llama())
+
+
+def read_all(folder):
+    source = HuggingFaceSource(folder, llama())
+    for key in megatron_shapes(llama()):
+        whole = np.empty(source.shape(key), np.float32)
+        source.region(key, "param", (0,) * whole.ndim, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.norm.weight", lambda w: w.index_fill(0, torch.tensor(3), torch.nan), "values that are not finite"),
+        ("model.layers.2.mlp.up_proj.weight", lambda w: w * torch.inf, "values that are not finite"),
+        ("lm_head.weight", lambda w: torch.cat([w, w[:12]]), rf"shape \({VOCABULARY + 12}, 32\)"),  # padded rows
+        ("model.embed_tokens.weight", lambda w: w[:-1].clone(), rf"shape \({VOCABULARY - 1}, 32\)"),
+        ("model.layers.0.mlp.down_proj.weight", lambda w: w.T.contiguous(), r"shape \(48, 32\)"),
+    ],
+)
+def test_weights_that_are_not_finite_or_of_another_shape_are_refused_by_name(tmp_path, name, change, message):
+    weights = published(tmp_path / "m", shards=1)
+    read_all(tmp_path / "m")
+    torch.save({**weights, name: change(weights[name])}, tmp_path / "m/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_all(tmp_path / "m")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("rope", [{"rope_scaling": "linear"}, {"rope_parameters": [1]}])
+def test_rotary_settings_that_are_no_object_are_refused(tmp_path, rope):
+    published(tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **rope}))
+    with pytest.raises(CheckpointError, match=f"{next(iter(rope))}=.* is not a JSON object"):
+        HuggingFaceSource(tmp_path / "m", llama())
+
+
+def test_keys_that_older_folders_lack_or_leave_null_mean_what_they_mean_to_transformers(tmp_path):
+    published(tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    config = json.loads(path.read_text())
+    del config["rms_norm_eps"], config["tie_word_embeddings"]
+    path.write_text(json.dumps({**config, "rope_scaling": None, "architectures": ["LLaMAForCausalLM"]}))
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "m").config
+    spec = read_huggingface_config(tmp_path / "m").spec
+    assert (spec.norm_epsilon, spec.tie_embeddings) == (loaded.rms_norm_eps, loaded.tie_word_embeddings)
+    assert spec == llama(init_std=spec.init_std)
+    read_all(tmp_path / "m")
