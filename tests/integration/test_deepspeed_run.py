@@ -52,6 +52,7 @@ def test_the_deepspeed_launcher_gives_the_same_run(folder: Path, whole: Path) ->
     runs.assert_same_state(whole / LAST, folder / "runs" / "launched" / LAST)
 
 
+@pytest.mark.slow  # weights and moments under the other engine: tests/parity/test_checkpoint_engines.py
 def test_a_run_begun_under_megatron_goes_on_under_deepspeed(folder: Path, whole: Path) -> None:
     directory, log = folder / "runs" / "moved", folder / "moved.log"
     process = runs.start(runs.overrides(folder, "moved"), log=log)

@@ -132,6 +132,7 @@ def test_another_layout_says_the_same_up_to_rounding(inline: Path, folder: Path)
     assert len(got) == len(expected) / len(STEPS)
 
 
+@pytest.mark.slow
 def test_scores_of_a_watcher_reach_the_views_of_the_run_it_watches(inline: Path, folder: Path) -> None:
     log, run = folder / "beside.log", folder / "runs" / "beside"
     arguments = runs.overrides(folder, "beside", "probe=beside", PACKING, "track=[console,jsonl,wandb,tensorboard]")

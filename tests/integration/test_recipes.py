@@ -136,6 +136,7 @@ def test_openllama_saves_six_times_and_milestones_stay_resumable(openllama: Path
     assert names == {f"openllama_step_{step}" for step in (0, 4, 8, 12, 16, 20, 24)}
 
 
+@pytest.mark.slow
 def test_openllama_killed_and_started_again_is_bitwise_the_same(folder: Path, openllama: Path) -> None:
     assert_same_run(complete(folder, "openllama_killed", OPENLLAMA, kill_at=(13,)), openllama)
 

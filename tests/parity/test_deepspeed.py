@@ -25,7 +25,6 @@ LAYOUTS = [
     Layout("ZeRO-1", zero=1),
     Layout("ZeRO-2", zero=2),
     Layout("ZeRO-3", zero=3),
-    Layout("ZeRO-2, offloaded", zero=2, offload="optimizer"),
     Layout("ZeRO-3, weights offloaded too", zero=3, offload=BOTH),
     Layout("TP2 x ZeRO-3", zero=3, tensor=2),
 ]
@@ -33,6 +32,7 @@ SLOW = {
     1: [Layout("ZeRO-1 alone", zero=1), Layout("ZeRO-3 alone", zero=3)],
     2: [
         Layout("ZeRO-1, offloaded", zero=1, offload="optimizer"),
+        Layout("ZeRO-2, offloaded", zero=2, offload="optimizer"),
         Layout("ZeRO-3, offloaded", zero=3, offload="optimizer"),
         Layout("ZeRO-3, tied", zero=3, tie_embeddings=True),
         Layout("TP2 x ZeRO-1", zero=1, tensor=2),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import pytest
 
 from pretrain.config.load import compose
-from pretrain.engine.state_memory import StateMemory, state_memory
+from pretrain.config.run import RunConfig
+from pretrain.engine.layout import ParallelLayout
+from pretrain.engine.state_memory import StateMemory, optimizer_ranks, state_memory
 
 PARAMETERS, REPLICAS = 7_500_000_000, 60  # the paper's model; a size that divides evenly
 
 
+def composed(engine: str, *overrides: str) -> tuple[RunConfig, ParallelLayout]:
+    config = compose(["experiment=amber_7b", f"engine={engine}", "train.global_batch_size=2400", *overrides])
+    return config, ParallelLayout.create(config, world_size=REPLICAS)
+
+
 def of(engine: str, *overrides: str) -> StateMemory:
-    config = compose(["experiment=amber_7b", f"engine={engine}", *overrides])
-    return state_memory(config, num_parameters=PARAMETERS, weight_bytes=2 * PARAMETERS, replicas=REPLICAS)
+    config, layout = composed(engine, *overrides)
+    return state_memory(config, layout, num_parameters=PARAMETERS)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ def of(engine: str, *overrides: str) -> StateMemory:
 def test_each_stage_shares_out_one_kind_of_state_more(engine: str, bytes_per_parameter: float) -> None:
     found = of(engine)
     assert found.weights + found.gradients + found.optimizer == pytest.approx(bytes_per_parameter * PARAMETERS)
-    assert found.optimizer_ranks == REPLICAS
+    assert optimizer_ranks(*composed(engine)) == REPLICAS
 
 
 def test_what_is_offloaded_is_not_on_the_device() -> None:
@@ -36,8 +43,8 @@ def test_what_is_offloaded_is_not_on_the_device() -> None:
 
 
 def test_without_sharding_every_rank_holds_all() -> None:
-    found = of("megatron", "engine.distributed_optimizer=false", "engine.overlap_param_gather=false")
-    assert (found.optimizer, found.optimizer_ranks) == (12 * PARAMETERS, 1)
+    plain = ("megatron", "engine.distributed_optimizer=false", "engine.overlap_param_gather=false")
+    assert of(*plain).optimizer == 12 * PARAMETERS and optimizer_ranks(*composed(*plain)) == 1
 
 
 def test_fp32_weights_are_their_own_master_unless_zero_flattens_them() -> None:
