@@ -17,6 +17,7 @@ from pretrain.config.cluster_checks import cluster_problems
 from pretrain.config.data import ORDERS, VERIFY
 from pretrain.config.data_checks import data_problems
 from pretrain.config.grid import batch_problems, divisors, grid_problems
+from pretrain.config.kernels import CHOICES as KERNEL_CHOICES
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
@@ -39,6 +40,7 @@ CHOICES = {
     "engine.offload_parameters": ("none", "cpu", "nvme"),
     "engine.adam": ("auto", "torch", "deepspeed"),
     "precision.compute": ("bf16", "fp32"),
+    **KERNEL_CHOICES,
     "checkpoint.export": ("none", "last", "all"),
     "checkpoint.export_dtype": ("float32", "bfloat16"),
     "probe.mode": ("inline", "beside", "off"),
@@ -82,6 +84,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "schedule.min_learning_rate": (0, math.inf),
     "engine.bucket_size": (1, math.inf),
     "engine.timeout_minutes": (1, math.inf),
+    "precision.fp8_tolerance": (0, math.inf),
     "checkpoint.per_decade": (1, 1000),
     "checkpoint.start_step": (0, math.inf),
     "checkpoint.keep": (1, math.inf),

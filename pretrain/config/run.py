@@ -9,6 +9,7 @@ from pretrain.config.checkpoint import CheckpointConfig
 from pretrain.config.cluster import ClusterConfig
 from pretrain.config.data import DataConfig
 from pretrain.config.engine import EngineConfig
+from pretrain.config.kernels import KernelsConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.optimizer import OptimizerConfig
 from pretrain.config.precision import PrecisionConfig
@@ -88,6 +89,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
