@@ -44,7 +44,7 @@ def train(layouts: list[Layout]) -> list[dict[str, Any]]:
         built = build(layout, job)
         start = full_weights(built.engine)
         steps = [
-            built.engine.train_step(batch(step, built.grid, built.dp_rank), RATE, observe=step == STEPS - 1)
+            built.engine.train_step(batch(step, built.grid, built.dp_rank), RATE, observe=step == STEPS - 1).result()
             for step in range(STEPS)
         ]
         results.append(

@@ -59,7 +59,7 @@ def train(payload: tuple[list[str], list[str]]) -> dict[str, Any]:
             total_tokens=config.total_tokens,
             batch_sizes=config.batch_sizes,
         )
-        result = engine.train_step(_batch(config, step, grid, grid.coordinates(job.rank).data), rate)
+        result = engine.train_step(_batch(config, step, grid, grid.coordinates(job.rank).data), rate).result()
         losses.append(result.loss)
         norms.append(result.grad_norm)
         rates.append(rate)

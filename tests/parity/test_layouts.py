@@ -10,7 +10,19 @@ import torch
 
 from pretrain.model.names import to_huggingface
 from pretrain.model.spec import ModelSpec
-from tests.parity.workers import BATCH, CLIP, EPSILON, LENGTH, RATE, VOCAB, Layout, assemble, configuration, sample
+from tests.parity.workers import (
+    BATCH,
+    CLIP,
+    EPSILON,
+    FUSED,
+    LENGTH,
+    RATE,
+    VOCAB,
+    Layout,
+    assemble,
+    configuration,
+    sample,
+)
 from tests.support.ranks import run_ranks
 
 Z_LOSS = 1e-2  # a hundred times the usual: at the start 0.47 beside a loss of 6.9, so that an error shows
@@ -25,6 +37,13 @@ SLOW = [
     Layout("PP2, z-loss", extra={"pipeline": 2}, z_loss=Z_LOSS),
     Layout("TP2, tied", tensor=2, tie_embeddings=True),
     Layout("DP2, distributed optimizer", overlap=False),
+    Layout("DP2, fused, no norm decay", kernels=FUSED, decay="matrices"),
+    Layout("DP2, fused, plain, full recomputation", kernels=FUSED, distributed_optimizer=False, recompute="full"),
+    Layout("TP2, fused, tied", kernels=FUSED, tensor=2, tie_embeddings=True),
+    Layout("TP2, fused, z-loss", kernels=FUSED, tensor=2, z_loss=Z_LOSS),
+    Layout("PP2, fused, tied", kernels=FUSED, extra={"pipeline": 2}, tie_embeddings=True),
+    Layout("PP2 x VPP2, fused", kernels=FUSED, extra={"pipeline": 2, "virtual_pipeline": 2}),
+    Layout("CP2, fused, selective", kernels=FUSED, extra={"context": 2}, recompute="selective"),
 ]
 LAYOUTS = {
     1: [
@@ -32,6 +51,7 @@ LAYOUTS = {
         Layout("tied", tie_embeddings=True),
         Layout("no norm decay", decay="matrices"),
         Layout("z-loss", z_loss=Z_LOSS),
+        Layout("fused", kernels=FUSED),
     ],
     2: [
         Layout("DP2, distributed optimizer, overlapped"),
@@ -42,6 +62,11 @@ LAYOUTS = {
         Layout("PP2 x VPP2", extra={"pipeline": 2, "virtual_pipeline": 2}),
         Layout("CP2", extra={"context": 2}),
         Layout("TP2, z-loss", tensor=2, z_loss=Z_LOSS),
+        Layout("DP2, fused", kernels=FUSED),
+        Layout(
+            "TP2, sequence parallel, fused, selective", kernels=FUSED, tensor=2, sequence=True, recompute="selective"
+        ),
+        Layout("PP2, fused", kernels=FUSED, extra={"pipeline": 2}),
     ],
     4: [
         Layout("DP2 x TP2", tensor=2),
@@ -53,10 +78,12 @@ LAYOUTS = {
         Layout("TP2 x CP2, sequence parallel", tensor=2, sequence=True, extra={"context": 2}),
         Layout("PP2 x CP2", extra={"pipeline": 2, "context": 2}),
         Layout("PP4", extra={"pipeline": 4}),
+        Layout("DP2 x TP2, sequence parallel, fused", kernels=FUSED, tensor=2, sequence=True),
     ],
     8: [
         Layout("DP2 x TP2 x PP2, sequence parallel", tensor=2, sequence=True, extra={"pipeline": 2}),
         Layout("TP2 x PP2 x CP2", tensor=2, extra={"pipeline": 2, "context": 2}),
+        Layout("DP2 x TP2 x PP2, sequence parallel, fused", 2, True, kernels=FUSED, extra={"pipeline": 2}),
         Layout("DP2 x PP2 x VPP2 x CP2", extra={"pipeline": 2, "virtual_pipeline": 2, "context": 2}),
     ],
 }
@@ -257,6 +284,8 @@ BF16 = {
         Layout("TP2, sequence parallel", compute="bf16", tensor=2, sequence=True),
         Layout("PP2 x VPP2", compute="bf16", extra={"pipeline": 2, "virtual_pipeline": 2}),
         Layout("CP2", compute="bf16", extra={"context": 2}),
+        Layout("DP2, fused", compute="bf16", kernels=FUSED),
+        Layout("DP2, fused, plain", compute="bf16", kernels=FUSED, distributed_optimizer=False),
     ],
 }
 

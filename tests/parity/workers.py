@@ -23,6 +23,8 @@ BATCH = 16
 RATE = 1e-3
 EPSILON = 1e-6  # Adam turns fp32 noise in gradients near its epsilon into whole updates: above that noise here
 CLIP = 0.5  # below the first norms, so that clipping is part of what is compared
+FUSED = {"layers": "fused", "loss": "chunked", "weight_gradients": "accumulated", "optimizer": "fused"}
+"""What `kernels=auto` takes on a GPU, uncompiled."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Layout:
     zero: int | None = None  # DeepSpeed's stage; None is Megatron
     offload: str = ""  # what DeepSpeed keeps on the CPU: `optimizer`, `optimizer and parameters`
     adam: str = "torch"  # under DeepSpeed
+    kernels: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -71,6 +74,8 @@ def configuration(layout: Layout) -> RunConfig:
     config.engine.overlap_grad_reduce = layout.overlap
     config.engine.overlap_param_gather = layout.overlap and layout.distributed_optimizer
     config.engine.bucket_size = 20_000 if layout.overlap else None  # several buckets, or nothing overlaps
+    for name, value in layout.kernels.items():
+        setattr(config.kernels, name, value)
     config.optimizer.grad_clip = CLIP
     config.optimizer.epsilon = EPSILON
     config.optimizer.decay = layout.decay
@@ -104,7 +109,7 @@ class Built:
 
     def step(self, number: int, rate: float = RATE, *, observe: bool = False) -> StepResult:
         """Trains on the batch of a step."""
-        return self.engine.train_step(batch(number, self.grid, self.dp_rank), rate, observe=observe)
+        return self.engine.train_step(batch(number, self.grid, self.dp_rank), rate, observe=observe).result()
 
 
 def build(layout: Layout, job: Job, *, seed: int = 3, init_std: float = 0.05) -> Built:

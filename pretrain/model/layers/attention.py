@@ -2,11 +2,13 @@
 
 Megatron's own local core attention materialises every score and refuses packed sequences. A `TreeMask` travels
 in Megatron's `attention_mask` argument untouched, so scoring needs no second model. Context parallelism gathers
-keys and values and masks by position (zig-zag split).
+keys and values and masks by position (zig-zag split). cuDNN's and flash kernels read each key/value head once for all
+its query heads: nothing is copied for grouped queries.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -14,48 +16,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pretrain.engine.base import PackedRow
 from pretrain.model.layers.cache import CachedAttention
 from pretrain.model.layers.document_mask import hidden_pairs
+from pretrain.model.layers.tree import TreeMask, tree_attention
 
+_BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 _LOGITS_AT_A_TIME = 2**23
 """Attention logits that exist at one time where their size is measured: 32 MB."""
-
-
-class TreeMask:
-    """Attention pattern of one packed row: key k is visible to query q when k ≤ q < end[k].
-
-    The mask is kept per block, [B, 1, T, P + T], not as a dense [S, S]: on CPU the dense form costs about 35 µs per
-    token and layer, blocks 1 to 4. On CPU it is what the kernel adds to its logits (0 or -inf): of booleans it would
-    make that anew in every layer, a tenth of attention's time with a prefix of 300 to 1,200 tokens. (Prefix and
-    blocks apart, merged by their log-sums of exponentials, was no faster than that below 1,000 tokens.)
-
-    Args:
-        row: the packed row.
-        device: where the model lives.
-    """
-
-    def __init__(self, row: PackedRow, device: torch.device) -> None:
-        self.prefix, self.num_blocks, self.block_length = row.prefix, row.num_blocks, row.block_length
-        self.mask: torch.Tensor | None = None
-        if not row.num_blocks:
-            return
-        stop = row.prefix + row.num_blocks * row.block_length
-        ends = torch.as_tensor(row.ends_S[row.prefix : stop], device=device).view(row.num_blocks, row.block_length)
-        ends = ends - row.prefix
-        inside = torch.arange(row.block_length, device=device)
-        query = torch.arange(row.num_blocks, device=device)[:, None] * row.block_length + inside
-        causal = inside[None, None, :] <= inside[None, :, None]
-        mask = causal & (query[:, :, None] < ends[:, None, :])
-        mask |= torch.eye(
-            row.block_length, dtype=torch.bool, device=device
-        )  # padding sees itself: no empty softmax row
-        if row.prefix:
-            sees_prefix = mask.new_ones(row.num_blocks, row.block_length, row.prefix)
-            mask = torch.cat([sees_prefix, mask], -1)
-        mask = mask[:, None]
-        self.mask = mask if device.type != "cpu" else torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
 
 
 class CoreAttention(MegatronModule):
@@ -79,6 +53,7 @@ class CoreAttention(MegatronModule):
         super().__init__(config)
         self.scale = softmax_scale or 1 / math.sqrt(config.kv_channels)
         self.context_group = pg_collection.cp if config.context_parallel_size > 1 else None
+        self.backends = [_BACKENDS[name] for name in config.kernels.attention]
 
     def forward(
         self,
@@ -100,11 +75,16 @@ class CoreAttention(MegatronModule):
         Returns:
             [S, B, N·D].
         """
-        if isinstance(attention_mask, TreeMask):
-            return _tree_attention(query, key, value, attention_mask, self.scale)
-        if isinstance(attention_mask, CachedAttention):
-            return attention_mask.attend(self, query, key, value, self.scale)
-        mask = attention_mask
+        with sdpa_kernel(self.backends, set_priority=True) if self.backends else contextlib.nullcontext():
+            if isinstance(attention_mask, TreeMask):
+                return tree_attention(query, key, value, attention_mask, self.scale)
+            if isinstance(attention_mask, CachedAttention):
+                return attention_mask.attend(self, query, key, value, self.scale)
+            return self._attend(query, key, value, attention_mask)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.context_group is not None:
             key, value, causal = _gather_context(query, key, value, self.context_group)
             mask = causal if mask is None else mask
@@ -156,39 +136,6 @@ class CoreAttention(MegatronModule):
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Nothing to save."""
         return {}
-
-
-def _tree_attention(
-    query_SBND: torch.Tensor, key_SBGD: torch.Tensor, value_SBGD: torch.Tensor, tree: TreeMask, scale: float
-) -> torch.Tensor:
-    length, _, heads, width = query_SBND.shape
-    prefix, blocks, block = tree.prefix, tree.num_blocks, tree.block_length
-    stop = prefix + blocks * block
-    grouped = heads != key_SBGD.shape[2]
-    q, k, v = query_SBND[:, 0], key_SBGD[:, 0], value_SBGD[:, 0]
-    out = q.new_zeros(length, heads, width)
-
-    def whole(t: torch.Tensor) -> torch.Tensor:
-        return t[:prefix].transpose(0, 1)[None]
-
-    def by_block(t: torch.Tensor) -> torch.Tensor:
-        return t[prefix:stop].reshape(blocks, block, t.shape[1], width).transpose(1, 2)
-
-    if prefix:
-        o = F.scaled_dot_product_attention(
-            whole(q), whole(k), whole(v), is_causal=True, scale=scale, enable_gqa=grouped
-        )
-        out[:prefix] = o[0].transpose(0, 1)
-    if blocks:
-        keys, values = by_block(k), by_block(v)
-        if prefix:
-            keys = torch.cat([whole(k).expand(blocks, -1, -1, -1), keys], 2)
-            values = torch.cat([whole(v).expand(blocks, -1, -1, -1), values], 2)
-        o = F.scaled_dot_product_attention(
-            by_block(q), keys, values, attn_mask=tree.mask, scale=scale, enable_gqa=grouped
-        )
-        out[prefix:stop] = o.transpose(1, 2).reshape(blocks * block, heads, width)
-    return out.reshape(length, 1, heads * width)
 
 
 class _GatherSequence(torch.autograd.Function):

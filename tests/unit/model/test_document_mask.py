@@ -39,7 +39,8 @@ def test_context_parallel_ranks_hold_its_rows_in_their_own_order(size: int) -> N
 
 @pytest.mark.parametrize("kind", ["additive", "bool"])
 def test_attention_and_its_largest_logit_are_those_of_visible_pairs_alone(kind: str) -> None:
-    core = CoreAttention(SimpleNamespace(kv_channels=D, context_parallel_size=1), 1, None, "self")
+    kernels = SimpleNamespace(attention=["math"])
+    core = CoreAttention(SimpleNamespace(kv_channels=D, context_parallel_size=1, kernels=kernels), 1, None, "self")
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(S, B, heads, D)).astype(np.float32) for heads in (N, G, G))
     k[2, 0] *= 50  # a key of the first document: largest where it is visible, and hidden from the second
