@@ -49,6 +49,7 @@ from pretrain.flops import FlopsPerToken, flops_per_token
 from pretrain.hooks.base import Hook, Run
 from pretrain.hooks.checkpoint import CheckpointHook
 from pretrain.hooks.dynamics import DynamicsHook
+from pretrain.hooks.fp8 import Fp8Hook
 from pretrain.hooks.metrics import MetricsHook
 from pretrain.hooks.release import ReleaseHook
 from pretrain.hooks.signals import SignalsHook
@@ -262,6 +263,7 @@ def _hooks(parts: _Parts, order: SampleOrder, calendar: Calendar) -> list[Hook]:
         *([DynamicsHook(config.track.dynamics.every)] if config.track.dynamics.every is not None else []),
         SignalsHook(),
         *([validation] if held_out else []),
+        *([Fp8Hook(config.precision.fp8_tolerance)] if config.precision.fp8 else []),
         CheckpointHook(_publisher(parts, calendar, releases), _checkpoint_meta(parts)),
     ]
     if config.probe.mode != "off":

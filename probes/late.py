@@ -51,7 +51,7 @@ class LateScoresHook:
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Shows what has come, every so many steps."""
-        if run.job.rank == 0 and run.state.step % self._every_steps == 0:
+        if run.job.rank == 0 and report.state.step % self._every_steps == 0:
             self._attempt(run, lambda: self._show(run))
 
     def on_save(self, run: Run) -> None:

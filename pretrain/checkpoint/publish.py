@@ -8,6 +8,7 @@ background never competes with training's communication. Reading is `reader.py`;
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import shutil
 import threading
@@ -15,13 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pretrain.checkpoint import parts
 from pretrain.checkpoint.blocks import KINDS, Block, Chunk
 from pretrain.checkpoint.manifest import CheckpointMeta, ChunkRecord, Manifest
 from pretrain.checkpoint.reader import LATEST_NAME, damage_in, folder_name
+from pretrain.checkpoint.reference import Reference
 from pretrain.checkpoint.shards import fsync_path, names_in, shard_name, write_shard, write_text
+from pretrain.checkpoint.staging import Staging
 from pretrain.errors import CheckpointError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,12 +74,27 @@ class Publisher:
         self._root, self._rank, self._world_size, self._barrier = Path(root), rank, world_size, barrier
         self._background, self._kinds, self._on_published = background, tuple(kinds), on_published
         self._timeout_seconds = timeout_seconds
-        self._buffer = torch.empty(len(self._kinds), 0)
+        self._staging = Staging(self._kinds)
         self._in_flight: int | None = None
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
 
-    def save(self, step: int, chunks: Iterable[Chunk], meta: CheckpointMeta) -> Path:
+    def reserve(self, chunks: Iterable[Chunk]) -> None:
+        """Makes room to copy such a state into, so that the first save need not; optional.
+
+        Args:
+            chunks: as `save` will be given them.
+        """
+        self._staging.reserve([chunk for chunk in chunks if chunk.numel])
+
+    def save(
+        self,
+        step: int,
+        chunks: Iterable[Chunk],
+        meta: CheckpointMeta,
+        *,
+        reference: Callable[[], Reference] | None = None,
+    ) -> Path:
         """Saves one checkpoint; returns once the state is copied (background) or published (foreground).
 
         A valid checkpoint of this step and this run that is already there is kept and nothing is written. An
@@ -88,6 +104,8 @@ class Publisher:
             step: optimizer steps done.
             chunks: this rank's part of the state; over all ranks every element exactly once.
             meta: what the manifest records; rank 0's is used.
+            reference: asks the live model for `meta.reference`, which a GPU does while its state is copied; called on
+                every rank, or on none when nothing is written. It changes no state.
 
         Returns:
             The folder that is, or will be, the checkpoint.
@@ -105,7 +123,7 @@ class Publisher:
                 raise refused
             return final
         self._in_flight, self._error = step, refused
-        save = self._stage(step, chunks, meta)
+        save = self._stage(step, chunks, meta, reference)
         if refused is not None:
             return final if self._background else self._finish()
         if self._background:
@@ -163,23 +181,15 @@ class Publisher:
             return _explained(error, final, 0)
         return None
 
-    @torch.no_grad()
-    def _stage(self, step: int, chunks: Iterable[Chunk], meta: CheckpointMeta) -> _Save:
-        """Copies the state into a buffer that is kept from save to save: the only wait a background save costs."""
+    def _stage(
+        self, step: int, chunks: Iterable[Chunk], meta: CheckpointMeta, reference: Callable[[], Reference] | None
+    ) -> _Save:
+        """Copies the state: the only wait a background save costs."""
         listed = [chunk for chunk in chunks if chunk.numel]
+        with self._staging.filled(listed):
+            if reference is not None:
+                meta = dataclasses.replace(meta, reference=reference())
         total = sum(chunk.numel for chunk in listed)
-        if self._buffer.shape[1] < total:
-            self._buffer = torch.empty(len(self._kinds), total, pin_memory=torch.cuda.is_available())
-        at, on_gpu = 0, False
-        for chunk in listed:
-            assert chunk.tensors.keys() >= set(self._kinds), f"{chunk.block.key}: chunk lacks one of {self._kinds}"
-            for row, kind in enumerate(self._kinds):
-                source = chunk.tensors[kind].detach()
-                on_gpu = on_gpu or source.is_cuda
-                self._buffer[row, at : at + chunk.numel].copy_(source, non_blocking=True)
-            at += chunk.numel
-        if on_gpu:
-            torch.cuda.synchronize()
         return _Save(step, tuple((chunk.block, chunk.start, chunk.numel) for chunk in listed), total, meta)
 
     def _run(self, save: _Save, final: Path) -> None:
@@ -198,7 +208,7 @@ class Publisher:
         sizes = [numel for _, _, numel in save.staged]
         written = []
         for row, kind in enumerate(self._kinds):
-            data = self._buffer[row, : save.num_elements].numpy()
+            data = self._staging.row(row, save.num_elements)
             written.append(write_shard(folder / shard_name(kind, self._rank), names, sizes, data))
         for kind in self._kinds:  # after all writes: the disk works while the next kind is hashed
             fsync_path(folder / shard_name(kind, self._rank))

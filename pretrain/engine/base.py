@@ -66,6 +66,27 @@ class StepResult:
     dynamics: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PendingStep:
+    """An optimizer step that was given to the device, whose result can be read when it is wanted.
+
+    Attributes:
+        tokens: tokens of the global batch.
+        result: what the step did; waits until the device has done it.
+        late: whether the device may still be at it, so that the next step is better given to it before this one's
+            result is read.
+    """
+
+    tokens: int
+    result: Callable[[], StepResult]
+    late: bool = False
+
+    @classmethod
+    def done(cls, result: StepResult) -> PendingStep:
+        """A step whose result is there already."""
+        return cls(tokens=result.tokens, result=lambda: result)
+
+
 @dataclass(slots=True)
 class PackedRow:
     """One forward-only row: a shared prefix, then `num_blocks` blocks of `block_length` tokens, then padding.
@@ -203,13 +224,20 @@ class Engine(Scorer, Generator, Protocol):
 
     capabilities: Capabilities
 
-    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> StepResult:
-        """Forward, backward and update over all microbatches of one step.
+    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> PendingStep:
+        """Forward, backward and update over all microbatches of one step; does not wait for a device to do them.
 
         Args:
             batch: this data-parallel rank's share.
             learning_rate: of the update.
             observe: also fill `StepResult.dynamics`; weights come out bitwise the same. The same on every rank.
+        """
+        ...
+
+    def fp8_loss_gap(self) -> float | None:
+        """Loss of training passes in fp8 minus that in bf16, over the last step's batch with the weights of now.
+
+        Nats per token, the same on every rank. None where nothing is multiplied in fp8, or no step was taken yet.
         """
         ...
 

@@ -6,6 +6,7 @@ What an engine cannot combine is refused here, before its package is imported an
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from pretrain.config.run import RunConfig
 from pretrain.engine.base import CheckpointScorer, Engine
 from pretrain.engine.capabilities import ENGINES, Capabilities
 from pretrain.engine.deepspeed.ds_config import own_key_problems
+from pretrain.engine.kernel_checks import kernel_problems, machine_kernel_problems
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 
 def check_machine(config: RunConfig) -> list[str]:
     """What this machine lacks for the chosen options; empty when it can run them. Loads torch, or DeepSpeed."""
+    problems = machine_kernel_problems(config)
     if config.engine.name == "deepspeed":
         from pretrain.engine.deepspeed.ds_config import validation_problems
 
-        return validation_problems(config)
-    return _transformer_engine_problems(config)
+        return problems + validation_problems(config)
+    return problems + _transformer_engine_problems(config)
 
 
 def _transformer_engine_problems(config: RunConfig) -> list[str]:
@@ -48,7 +51,7 @@ def _transformer_engine_problems(config: RunConfig) -> list[str]:
 def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
     """Problems of this layout and these options under the chosen engine; empty when it can run."""
     can = ENGINES[config.engine.name]
-    problems = [*_layout_problems(config, can), *_option_problems(config, can)]
+    problems = [*_layout_problems(config, can), *_option_problems(config, can), *kernel_problems(config)]
     if config.engine.name == "deepspeed":
         problems += own_key_problems(config.engine.deepspeed)
     return problems or _megatron_problems(config, world_size)
@@ -161,7 +164,8 @@ def _megatron_problems(config: RunConfig, world_size: int) -> list[str]:
 
 
 def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> Engine:
-    """The engine of this run; `check_capabilities` has passed. Every rank calls it once."""
+    """The engine of this run; `check_capabilities` and `check_machine` have passed. Every rank calls it once."""
+    _say_kernels(config, device)
     if config.engine.name == "deepspeed":
         from pretrain.engine.deepspeed.engine import DeepSpeedEngine
 
@@ -169,6 +173,15 @@ def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> En
     from pretrain.engine.megatron.engine import MegatronEngine
 
     return MegatronEngine(config, spec, device)
+
+
+def _say_kernels(config: RunConfig, device: torch.device) -> None:
+    """Rank 0, once: what `kernels` left open, and what it came to."""
+    from pretrain.engine.job import environment_rank
+    from pretrain.model.kernels import choose
+
+    for line in choose(config, device).lines() if environment_rank() == 0 else ():
+        print(line, file=sys.stderr, flush=True)
 
 
 def check_scorer(config: RunConfig, spec: ModelSpec, *, world_size: int) -> list[str]:
@@ -188,7 +201,7 @@ def check_scorer(config: RunConfig, spec: ModelSpec, *, world_size: int) -> list
     # Context-parallel ranks score whole rows: no sequence is cut.
     sizes.train.sequence_length = 2 * config.parallel.context * config.parallel.tensor
     problems = [*parallel_problems(sizes), *grid_problems(config.parallel, world_size=world_size)]
-    return problems + _transformer_engine_problems(config)
+    return [*problems, *machine_kernel_problems(config), *_transformer_engine_problems(config)]
 
 
 def build_scorer(config: RunConfig, spec: ModelSpec, device: torch.device) -> CheckpointScorer:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 _FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "empty_like")
@@ -182,6 +183,56 @@ def settle_vector_math() -> None:
         half = torch.full((1,), 0.5, dtype=dtype)
         for name in _VECTOR_FUNCTIONS:
             getattr(torch, name)(half)
+
+
+def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers of the host as a tensor on the device, without a wait of the host.
+
+    To a GPU they go from pinned memory on a stream of their own: they do not queue behind the work that the GPU has
+    been given already, and what is given to it from now on waits for them.
+
+    Args:
+        array: not changed from here on: on a CPU the tensor shares its memory.
+        device: where they are wanted.
+        dtype: theirs there; None is that of the array.
+    """
+    tensor = torch.as_tensor(array, dtype=dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    stream, current = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        moved = tensor.pin_memory().to(device, non_blocking=True)
+    current.wait_stream(stream)
+    moved.record_stream(current)  # its memory belongs to the other stream's pool
+    return moved
+
+
+def read_later(values: torch.Tensor) -> Callable[[], list[float]]:
+    """Numbers of the device, to be read when it has made them: now nobody waits.
+
+    Args:
+        values: 1-D.
+
+    Returns:
+        Gives the numbers; waits until this one tensor is there, whatever the device has been given since.
+    """
+    if values.device.type != "cuda":
+        found = values.tolist()
+        return lambda: found
+    on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def read() -> list[float]:
+        there.synchronize()
+        return on_host.tolist()
+
+    return read
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)
 
 
 def backend() -> str:

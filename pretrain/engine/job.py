@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from pretrain.engine.device import backend, prepare_device
+from pretrain.engine.device import backend, prepare_device, read_later
 
 T = TypeVar("T")
 
@@ -77,9 +77,19 @@ class Job:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return int(told.item())
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank."""
-        return bool(self.maximum(int(flag)))
+    @property
+    def answers_late(self) -> bool:
+        """Whether an answer of `ask` is worth leaving alone for a step: it queues behind the device's work."""
+        return self.world_size > 1 and self.device.type == "cuda"
+
+    def ask(self, flag: bool) -> Callable[[], bool]:
+        """Whether the flag is set on at least one rank, to be read when it is wanted; every rank asks."""
+        if self.world_size == 1:
+            return lambda: flag
+        told = torch.full((1,), float(flag), device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        answer = read_later(told)
+        return lambda: answer()[0] > 0
 
     def close(self) -> None:
         """Leaves the job."""

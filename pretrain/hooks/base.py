@@ -6,6 +6,7 @@ must leave weights, moments, data position and random state untouched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,15 +28,16 @@ class Run:
 
     Attributes:
         config: the resolved configuration.
-        state: position after the step just done.
+        state: position after the step that was given to the engine last; at a save and at the end that step is
+            done and has been reported.
         engine: the live engine.
         tracker: where rows and events go (does nothing on ranks other than 0).
         info: static facts of the run, its directory among them.
         job: rank, world size, and what all processes do together.
         checkpoints: folder of the run's checkpoints.
         calendar: the steps at which everything is measured and saved.
-        stopping: set by a hook on every rank to save and leave after the present step.
-        observe_next: set by a hook on every rank to have the next step measured layer by layer.
+        stopping: set by a hook on every rank to save and leave, after the step that the engine is at.
+        is_observed: whether a step is measured layer by layer; set by a hook in `on_start`, the same on every rank.
     """
 
     config: RunConfig
@@ -47,7 +49,7 @@ class Run:
     checkpoints: Path
     calendar: Calendar
     stopping: bool = False
-    observe_next: bool = False
+    is_observed: Callable[[int], bool] = lambda step: False
 
     @property
     def checkpoint(self) -> Path:
@@ -60,13 +62,17 @@ class StepReport:
     """One finished step.
 
     Attributes:
-        result: what the engine returned.
+        result: what the step did.
+        state: position after this step. `run.state` may be a step ahead of it: where the engine need not be waited
+            for, the next step is given to it before this one is reported.
         learning_rate: learning rate of the update.
-        seconds: wall time of the step, waiting for data included.
-        data_seconds: what of it was waiting for data.
+        seconds: wall time of the step, waiting for data included: until it was known to be done, since the step before
+            was, or since this one began where that is later.
+        data_seconds: how long the host waited for this step's data.
     """
 
     result: StepResult
+    state: RunState
     learning_rate: float
     seconds: float
     data_seconds: float = 0.0
@@ -84,7 +90,7 @@ class Hook(Protocol):
         ...
 
     def on_step(self, run: Run, report: StepReport) -> None:
-        """After each step."""
+        """After each step, in their order; see `StepReport.state`."""
         ...
 
     def on_save(self, run: Run) -> None:

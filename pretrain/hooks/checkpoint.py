@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pretrain.checkpoint.manifest import CheckpointMeta
 from pretrain.checkpoint.publish import Publisher
-from pretrain.checkpoint.reference import take_reference
+from pretrain.checkpoint.reference import Reference, take_reference
 from pretrain.errors import CheckpointError
 from pretrain.hooks.base import Run, StepReport
 
@@ -29,7 +29,8 @@ class CheckpointHook:
         self._failed: CheckpointError | None = None
 
     def on_start(self, run: Run) -> None:
-        """Nothing to prepare."""
+        """Makes room for the copy, so that the first save need not."""
+        self._publisher.reserve(run.engine.sharded_state().chunks())
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Nothing to do."""
@@ -45,17 +46,18 @@ class CheckpointHook:
         state = run.engine.sharded_state()
         precision, fp32 = run.config.precision, run.config.precision.compute == "fp32"
         meta = dataclasses.replace(
-            self._meta,
-            run_state=run.state.state_dict(),
-            optimizer_step=run.job.maximum(state.optimizer_step()),
-            reference=take_reference(
+            self._meta, run_state=run.state.state_dict(), optimizer_step=run.job.maximum(state.optimizer_step())
+        )
+
+        def reference() -> Reference:
+            return take_reference(
                 run.engine,
                 vocab_size=self._meta.model.vocab_size,
                 multiple=run.config.parallel.tensor,
                 compute="tf32" if fp32 and precision.tf32 else precision.compute,
-            ),
-        )
-        self._attempt(run, lambda: self._publisher.save(run.state.step, state.chunks(), meta))
+            )
+
+        self._attempt(run, lambda: self._publisher.save(run.state.step, state.chunks(), meta, reference=reference))
         seconds = time.perf_counter() - started
         run.tracker.event("save", step=run.state.step, checkpoint=run.checkpoint.name, seconds=seconds)
 

@@ -21,21 +21,17 @@ class DynamicsHook:
         self._every = Duration.parse(every, key="track.dynamics.every")
 
     def on_start(self, run: Run) -> None:
-        """Says whether the next step is to be observed."""
-        self._look_ahead(run)
+        """Says which steps are to be observed."""
+        sizes = run.config.batch_sizes
+        run.is_observed = lambda step: step == 1 or sizes.holds_multiple(self._every, step=step)
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Adds what was observed to the row of the step just done."""
         if report.result.dynamics is not None:
-            run.tracker.log(report.result.dynamics, step=run.state.step, tokens=run.state.tokens)
-        self._look_ahead(run)
+            run.tracker.log(report.result.dynamics, step=report.state.step, tokens=report.state.tokens)
 
     def on_save(self, run: Run) -> None:
         """Nothing to do."""
 
     def on_end(self, run: Run) -> None:
         """Nothing to do."""
-
-    def _look_ahead(self, run: Run) -> None:
-        upcoming = run.state.step + 1
-        run.observe_next = upcoming == 1 or run.config.batch_sizes.holds_multiple(self._every, step=upcoming)

@@ -28,7 +28,7 @@ class MetricsHook:
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Logs the step; says so when the update was not applied."""
-        result, state = report.result, run.state
+        result, state = report.result, report.state
         tokens_per_second = result.tokens / report.seconds
         values = {
             names.TRAIN_LOSS: result.loss,

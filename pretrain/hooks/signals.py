@@ -1,11 +1,15 @@
 """Stopping in good order: on SIGTERM, SIGINT or SIGUSR1 to any rank, all ranks save after the present step.
 
+Several GPUs stop up to two steps later: the next step has been given to them already, and what the other ranks answer
+is read a step after it was asked, so that nobody waits for it.
+
 Slurm sends the signal before the time limit or a preemption. The same command started again continues.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from pretrain.hooks.base import Run, StepReport
@@ -18,6 +22,7 @@ class SignalsHook:
 
     def __init__(self) -> None:
         self._received: str | None = None
+        self._asked: Callable[[], bool] | None = None
 
     def on_start(self, run: Run) -> None:
         """Installs the handlers."""
@@ -26,9 +31,12 @@ class SignalsHook:
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """One small all-reduce: whether any rank was asked to stop."""
-        if run.job.any(self._received is not None):
+        answer = run.job.ask(self._received is not None)
+        if run.job.answers_late:
+            answer, self._asked = self._asked or (lambda: False), answer
+        if answer() and not run.stopping:
             run.stopping = True
-            run.tracker.event("stopping", step=run.state.step, signal=self._received or "on another rank")
+            run.tracker.event("stopping", step=report.state.step, signal=self._received or "on another rank")
 
     def on_save(self, run: Run) -> None:
         """Nothing to do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrain.config.kernels import AUTO
 from pretrain.config.run import RunConfig
 from pretrain.engine.layout import ParallelLayout
 from pretrain.engine.state_memory import optimizer_ranks, stage_elements, state_memory
@@ -17,6 +18,9 @@ RESERVED_SHARE = 0.06
 """Of a device's memory: a context of about 0.5 GiB, NCCL's buffers for each group, and fragmentation; an assumption."""
 
 _FP32 = 4
+_FAST = ("fused", "chunked", "accumulated")
+_LOSS_CHUNK = 2**28
+"""Bytes of a chunk's logits in fp32 on a GPU, see `pretrain/model/layers/loss.py`."""
 _DEEPSPEED_BUCKET = 500_000_000
 """Elements of `reduce_bucket_size`, and _PREFETCH of `stage3_prefetch_bucket_size`: DeepSpeed's own choices."""
 _PREFETCH = 50_000_000
@@ -62,7 +66,7 @@ def rank_memory(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, s
     state = state_memory(config, layout, num_parameters=parameters)
     activations = activation_bytes(config, spec, layout, stage=stage)
     momentary = momentary_bytes(config, spec, layout, stage=stage)
-    if config.engine.name == "megatron" and not config.engine.transformer_engine:
+    if config.engine.name == "megatron" and not (config.engine.transformer_engine or _takes_fast(config, "optimizer")):
         # torch's AdamW takes the root of all second moments at once, when the activations are gone.
         momentary = max(momentary, _FP32 * -(-parameters // optimizer_ranks(config, layout)) - activations)
     gradients = state.gradients
@@ -108,8 +112,17 @@ def activation_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout,
         3 (Q + K) / t   the projection (values are a view of it), queries and keys after rotation, the result
         5 F / t         the projection (2), silu of the gate, the other half plus an offset of 0, their product
 
-    To these come 4 cosines and sines of a head for each position, and the softmax's normaliser, fp32, for each head:
-    all that recompute=selective saves, as there are no scores. recompute=full keeps H / r.
+    Of fused layers (`kernels.layers`) only what is not elementwise keeps a copy beside its input:
+
+        4 H / r         what the two norms are of, and their outputs
+        2 (Q + K) / t   queries, keys, values, the result
+        3 F / t         the projection (2), the product of its halves
+
+    of which recompute=selective leaves 2 H / r + 2 (Q + K) / t + 2 F / t. The chunked loss (`kernels.loss`) keeps the
+    logits of all tokens in bf16, and none in fp32.
+
+    To Megatron's own layers come 4 cosines and sines of a head for each position, and the softmax's normaliser, fp32,
+    for each head: all that recompute=selective saves, as there are no scores. recompute=full keeps H / r.
     Context parallelism keeps keys and values of the whole sequence and a mask instead of the projection; so does a
     document mask, of every sequence.
     """
@@ -119,14 +132,19 @@ def activation_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout,
     if not last or layout.virtual_pipeline > 1:
         chunk += residual  # a stage's output stays until its backward: Megatron is told not to deallocate it
     total = chunks_in_flight(layout, stage=stage) * chunk
-    return total + 2 * residual if last else total
+    if not last:
+        return total
+    size = _compute_bytes(config)
+    if size < _FP32 and _takes_fast(config, "loss"):
+        total += size * _tokens(config, layout) * spec.vocab_size // layout.tensor
+    return total + 2 * residual
 
 
 def momentary_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, stage: int) -> int:
     """The larger of what the loss and what a layer's backward needs beside the activations that are kept.
 
-    The loss: logits in the format of compute (twice where rows of padding are masked) and in fp32; with z-loss in fp32
-    once more. A layer: what recompute=full computes again, and the gradients of SwiGLU's two halves.
+    The whole loss: logits in the format of compute (twice where rows of padding are masked) and in fp32; with z-loss
+    in fp32 once more. A layer: what recompute=full computes again, and the gradients of SwiGLU's two halves.
     """
     tokens, size = _tokens(config, layout), _compute_bytes(config)
     layer = 2 * size * tokens * spec.ffn_hidden_size // layout.tensor
@@ -134,6 +152,11 @@ def momentary_bytes(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, 
         layer += _layer(config, spec, layout)
     if stage < layout.pipeline - 1:
         return layer
+    if _takes_fast(config, "loss"):
+        # Of a chunk logits and their gradient; of all tokens the gradient of what the output layer was given.
+        gradient = size * tokens * spec.hidden_size
+        summed = 0 if _takes_fast(config, "weight_gradients") else _FP32 * spec.padded_vocab_size * spec.hidden_size
+        return max(layer, gradient + summed // layout.tensor + 2 * _LOSS_CHUNK)
     copies = _FP32 + (size if size < _FP32 else 0)
     copies += size * (spec.padded_vocab_size > spec.vocab_size) + _FP32 * (config.optimizer.z_loss > 0)
     return max(layer, tokens * spec.padded_vocab_size // layout.tensor * copies)
@@ -172,8 +195,36 @@ def _residual(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> int
     return _compute_bytes(config) * spec.hidden_size * _tokens(config, layout) // split
 
 
+def _takes_fast(config: RunConfig, part: str) -> bool:
+    """Whether a part of the step is computed the fast way: chosen, or left open where the job's device is known."""
+    value = getattr(config.kernels, part)
+    if value != AUTO:
+        return str(value) in _FAST
+    if config.cluster.device is None or (config.engine.transformer_engine and part in ("layers", "weight_gradients")):
+        return False
+    bf16, megatron = config.precision.compute == "bf16", config.engine.name == "megatron"
+    return {"weight_gradients": megatron and bf16, "optimizer": megatron}.get(part, True)
+
+
+def _fused_layer(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> int:
+    """What one of our layers keeps that is not recomputed."""
+    queries, keys = spec.num_attention_heads * spec.head_dim, spec.num_query_groups * spec.head_dim
+    tokens, size, selective = _tokens(config, layout), _compute_bytes(config), config.engine.recompute == "selective"
+    attention = 2 * (queries + keys * layout.context)  # keys and values of the whole sequence, not of a part
+    masks = 0
+    if layout.context > 1 or config.data.document_mask:
+        length = config.train.sequence_length
+        masks = size * (layout.micro_batch_size if config.data.document_mask else 1) * length * length // layout.context
+    elements = attention + (2 if selective else 3) * spec.ffn_hidden_size
+    kept = tokens * (size * elements + _FP32 * spec.num_attention_heads) // layout.tensor
+    norms = 2 * _FP32 * tokens // (layout.tensor if config.parallel.sequence else 1)
+    return (2 if selective else 4) * _residual(config, spec, layout) + norms + kept + masks
+
+
 def _layer(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> int:
     """What one layer keeps that is not recomputed."""
+    if _takes_fast(config, "layers"):
+        return _fused_layer(config, spec, layout)
     queries, keys = spec.num_attention_heads * spec.head_dim, spec.num_query_groups * spec.head_dim
     length, tensor, tokens = config.train.sequence_length, layout.tensor, _tokens(config, layout)
     size = _compute_bytes(config)

@@ -17,6 +17,7 @@ PERF_TOKENS_PER_SECOND = "perf/tokens_per_second"
 PERF_STEP_SECONDS = "perf/step_seconds"
 PERF_DATA_SECONDS = "perf/data_seconds"
 PERF_MFU = "perf/mfu"
+FP8_LOSS_GAP = "precision/fp8_loss_gap"
 FLOPS = "flops"
 PROBE_TOKENS = "probe_tokens"
 DYNAMICS_OUTPUT_ENTROPY = "dynamics/output_entropy"
@@ -53,6 +54,7 @@ MEANINGS: dict[str, MetricMeaning] = {
     PERF_STEP_SECONDS: MetricMeaning("Wall time of the training step alone", "s"),
     PERF_DATA_SECONDS: MetricMeaning("Part of the step's wall time spent waiting for its batch", "s"),
     PERF_MFU: MetricMeaning("Model FLOPs utilisation: share of the devices' peak", "fraction"),
+    FP8_LOSS_GAP: MetricMeaning("Loss in fp8 minus loss in bf16, same tokens and weights", "nats/token"),
     TIME_TRAINING_SECONDS: MetricMeaning("Wall time spent training since the row before", "s"),
     TIME_VALIDATION_SECONDS: MetricMeaning("Wall time spent on validation since the row before", "s"),
     TIME_PROBING_SECONDS: MetricMeaning("Wall time spent probing since the row before", "s"),

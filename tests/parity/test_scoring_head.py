@@ -52,12 +52,14 @@ def reduce(sequence: bool) -> list[np.ndarray]:
 
     from pretrain.engine.job import Job
     from pretrain.engine.sharded import head
+    from pretrain.model.kernels import Kernels
 
     job = Job(timeout_minutes=5)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=job.world_size)
     rank, size = job.rank, job.world_size
     part = torch.from_numpy(weights()).chunk(size)[rank]
-    config, layer = SimpleNamespace(sequence_parallel=sequence), SimpleNamespace(weight=part)
+    config = SimpleNamespace(sequence_parallel=sequence, kernels=Kernels())
+    layer = SimpleNamespace(weight=part)
     results = []
     for head._CPU_TILE in TILES:
         merged = head.Head(VOCAB)

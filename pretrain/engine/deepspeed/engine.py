@@ -15,7 +15,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import Batch, GenerationRequest, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.capabilities import DEEPSPEED
 from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
@@ -26,6 +26,7 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
+from pretrain.model.kernels import choose
 from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
 
@@ -52,7 +53,9 @@ class DeepSpeedEngine:
         self._stage = config.engine.zero_stage or 0
         groups.start(config)
         self._replicas = groups.replicas()[1]
-        self._chunks = build_chunks(config, spec, transformer_config(config, spec, **recompute_options(config)))
+        self._kernels = choose(config, device)
+        options = recompute_options(config, self._kernels)
+        self._chunks = build_chunks(config, spec, transformer_config(config, spec, self._kernels, **options))
         (self._model,) = self._chunks
         blocks = blocks_of(self._chunks)
         initialize(blocks, config.model, seed=config.run.seed)
@@ -67,7 +70,7 @@ class DeepSpeedEngine:
         )
         self._state = DeepSpeedState(self._deepspeed, blocks)
 
-    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> StepResult:
+    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> PendingStep:
         """One update over all microbatches; not applied when loss or gradient is not finite."""
         observer = Observer(self._chunks, self._spec) if observe else None
         for group in self._deepspeed.basic_optimizer.param_groups:
@@ -88,7 +91,7 @@ class DeepSpeedEngine:
             observer.before_update(self._state.chunks(gradients=True))
         finite = math.isfinite(loss + (z_loss or 0.0))
         grad_norm = self._update_alone(finite) if self._stage == 0 else self._update()
-        return StepResult(
+        result = StepResult(
             loss=loss,
             tokens=tokens,
             grad_norm=grad_norm,
@@ -96,6 +99,7 @@ class DeepSpeedEngine:
             z_loss=z_loss,
             dynamics=observer.figures() if observer else None,
         )
+        return PendingStep.done(result)
 
     def score(self, rows: PackedRows) -> TokenLogProbs:
         """Forward only on the live weights; leaves the engine as it was."""
@@ -122,6 +126,10 @@ class DeepSpeedEngine:
                 stack.enter_context(gathered(self._model.parameters()))
             return generate_ids(self._chunks, requests, vocab_size=self._spec.vocab_size)
 
+    def fp8_loss_gap(self) -> None:
+        """None: fp8 is refused here."""
+        return
+
     def sharded_state(self) -> Any:
         """Weights and moments of this rank."""
         return self._state
@@ -143,6 +151,7 @@ class DeepSpeedEngine:
             "offload_parameters": engine.offload_parameters,
             "optimizer": f"{adam.__module__}.{adam.__qualname__}",
             "compute": self._config.precision.compute,
+            "kernels": self._kernels.describe(),
         }
 
     def records(self) -> dict[str, str]:

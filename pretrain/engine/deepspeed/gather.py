@@ -22,7 +22,7 @@ from pretrain.engine.base import PackedRow
 from pretrain.engine.sharded import score
 from pretrain.engine.sharded.head import Head
 from pretrain.engine.sharded.in_step import InStep
-from pretrain.model.layers.attention import TreeMask
+from pretrain.engine.sharded.staged import StagedRow
 
 _ROWS_AT_ONCE = 16
 """Rows whose hidden states are held between pieces: 1 GB for rows of 8,192 tokens, width 4,096, in bf16."""
@@ -123,12 +123,12 @@ def run_pieces(
     ]
     for first in range(0, most_rows, _ROWS_AT_ONCE):
         turn = rows[first : first + _ROWS_AT_ONCE]
-        masks: dict[int, TreeMask] = {}
+        staged: dict[int, StagedRow] = {}
         hidden: dict[int, torch.Tensor] = {}
         for piece in pieces:
             with gathered(piece.parameters()):
                 for index, row in enumerate(turn):
                     work = functools.partial(
-                        score.run_chunk, piece, index, row, masks, rope_table, hidden.get(index), head
+                        score.run_chunk, piece, index, row, staged, rope_table, hidden.get(index), head
                     )
                     hidden[index] = in_step.run(piece, row, work)

@@ -13,16 +13,18 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from pretrain.config.run import RunConfig
-from pretrain.engine.base import Batch, GenerationRequest, PackedRows, StepResult, TokenLogProbs
+from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.capabilities import MEGATRON
+from pretrain.engine.device import read_later, to_device
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron.alone import Alone
 from pretrain.engine.megatron.shards import MegatronState
+from pretrain.engine.megatron.update import FusedUpdate, parts_of, squared_norm
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.engine.sharded.dynamics import Observer
@@ -30,6 +32,8 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
+from pretrain.model.kernels import choose
+from pretrain.model.layers import fp8
 from pretrain.model.layers.attention import zigzag_positions
 from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
@@ -49,22 +53,34 @@ class MegatronEngine:
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
         self._config, self._spec, self._device = config, spec, device
         groups.start(config)
-        self._megatron = transformer_config(config, spec, **_pipeline_options(config), **recompute_options(config))
+        kernels = choose(config, device)
+        options = _pipeline_options(config) | recompute_options(config, kernels)
+        self._megatron = transformer_config(config, spec, kernels, **options)
         self._chunks = build_chunks(config, spec, self._megatron)
         blocks = blocks_of(self._chunks)
         initialize(blocks, config.model, seed=config.run.seed)
         # One replica has nobody to share gradients and moments with: no shards, no collectives that only copy.
         self._replicated = groups.replicas()[1] > 1
-        self._alone = dist.get_world_size() == 1 and not self._megatron.bf16
+        sums_itself = kernels.weight_gradients == "plain" and not self._megatron.bf16
+        self._alone = dist.get_world_size() == 1 and sums_itself
         self._step_tokens = 0
+        self._last_batch: Batch | None = None
+        length, size = config.train.sequence_length, config.parallel.context
+        self._positions = [zigzag_positions(length // size, rank=one, size=size).to(device) for one in range(size)]
         self._wrappers = self._wrap()
         self._optimizer = self._build_optimizer()
+        self._fused_update: FusedUpdate | None = None
+        if kernels.optimizer == "fused":
+            self._fused_update = FusedUpdate(self._optimizer, config.optimizer, compiled=kernels.compile, device=device)
         self._state = MegatronState(self._chunks, self._optimizer, blocks)
         self._connect()
         self._forward_backward = get_forward_backward_func()
 
-    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> StepResult:
-        """One update over all microbatches; not applied when loss or gradient is not finite."""
+    def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> PendingStep:
+        """One update over all microbatches; not applied when loss or gradient is not finite.
+
+        With the plain optimizer the host decides on that, and waits for loss and norm.
+        """
         observer = Observer(self._chunks, self._spec) if observe else None
         for wrapper in self._wrappers:
             wrapper.zero_grad_buffer()
@@ -73,30 +89,52 @@ class MegatronEngine:
             group["lr"] = learning_rate * group["lr_mult"]
             # Megatron leaves this to its own scheduler: without it norms are decayed in spite of wd_mult.
             group["weight_decay"] = self._config.optimizer.weight_decay * group["wd_mult"]
+        self._last_batch = batch
+        with observer.activations() if observer else contextlib.nullcontext():
+            losses = self._pass(batch)
+        tokens = self._step_tokens
+        unusable = self._optimizer.prepare_grads()
+        if observer:
+            observer.before_update(self._state.chunks(gradients=True))
+        if self._fused_update is not None:
+            norm, _ = self._fused_update(losses.sum())
+            read = read_later(torch.cat([norm[None], losses]))
+        else:
+            on_host = losses.tolist()
+            figures = [math.inf if unusable else self._update(sum(on_host)), *on_host]
+
+            def read() -> list[float]:
+                return figures
+
+        def result() -> StepResult:
+            grad_norm, loss, *rest = read()
+            return StepResult(
+                loss=loss,
+                tokens=tokens,
+                grad_norm=grad_norm,
+                skipped=not (math.isfinite(sum(rest, loss)) and math.isfinite(grad_norm)),
+                z_loss=rest[0] if rest else None,
+                dynamics=observer.figures() if observer else None,
+            )
+
+        late = self._fused_update is not None and self._device.type == "cuda"
+        return PendingStep(tokens=tokens, result=result, late=late)
+
+    def _pass(self, batch: Batch, *, forward_only: bool = False) -> torch.Tensor:
+        """All microbatches of a batch; fp64 [1 or 2], mean loss per token and mean z-loss, on every rank."""
         microbatches, micro_batch_size, _ = batch.tokens_MBT.shape
         tokens = self._step_tokens = batch.num_samples * self._config.train.sequence_length
         iterators = [self._microbatches(batch) for _ in self._wrappers]
-        with observer.activations() if observer else contextlib.nullcontext():
-            outputs = self._forward_backward(
-                forward_step_func=self._forward_step,
-                data_iterator=iterators if len(iterators) > 1 else iterators[0],
-                model=self._wrappers if len(self._wrappers) > 1 else self._wrappers[0],
-                num_microbatches=microbatches,
-                seq_length=self._config.train.sequence_length,
-                micro_batch_size=micro_batch_size,
-                forward_only=False,
-            )
-        loss, *rest = (total / tokens for total in self._reduce_losses(outputs))
-        z_loss = rest[0] if rest else None
-        grad_norm = self._update(loss + (z_loss or 0.0), observer)
-        return StepResult(
-            loss=loss,
-            tokens=tokens,
-            grad_norm=grad_norm,
-            skipped=not (math.isfinite(loss + (z_loss or 0.0)) and math.isfinite(grad_norm)),
-            z_loss=z_loss,
-            dynamics=observer.figures() if observer else None,
+        outputs = self._forward_backward(
+            forward_step_func=self._forward_step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self._wrappers if len(self._wrappers) > 1 else self._wrappers[0],
+            num_microbatches=microbatches,
+            seq_length=self._config.train.sequence_length,
+            micro_batch_size=micro_batch_size,
+            forward_only=forward_only,
         )
+        return self._reduce_losses(outputs) / tokens
 
     def score(self, rows: PackedRows) -> TokenLogProbs:
         """Forward only on the live weights; leaves the engine as it was."""
@@ -107,6 +145,18 @@ class MegatronEngine:
         """Greedy continuations from the live weights; leaves the engine as it was."""
         with evaluation(self._chunks, self._wrappers):
             return generate_ids(self._chunks, requests, vocab_size=self._spec.vocab_size)
+
+    def fp8_loss_gap(self) -> float | None:
+        """Two passes without backward over the last step's batch; nothing is changed."""
+        batch = self._last_batch
+        if not self._megatron.kernels.fp8 or batch is None:
+            return None
+        in_fp8 = self._pass(batch, forward_only=True)
+        with contextlib.ExitStack() as stack:
+            for chunk in self._chunks:
+                stack.enter_context(fp8.without_fp8(chunk))
+            in_bf16 = self._pass(batch, forward_only=True)
+        return float((in_fp8 - in_bf16)[0])
 
     def sharded_state(self) -> MegatronState:
         """Weights and moments of this rank."""
@@ -129,6 +179,7 @@ class MegatronEngine:
             "data": parallel_state.get_data_parallel_world_size(),
             "distributed_optimizer": self._config.engine.distributed_optimizer and self._replicated,
             "compute": self._config.precision.compute,
+            "kernels": self._megatron.kernels.describe(),
         }
 
     def records(self) -> dict[str, str]:
@@ -190,11 +241,9 @@ class MegatronEngine:
             megatron.param_sync_func = [wrapper.start_param_sync for wrapper in self._wrappers]
 
     def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor | None]]:
-        length = self._config.train.sequence_length
-        tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
-        size, rank = self._config.parallel.context, parallel_state.get_context_parallel_rank()
-        every = [zigzag_positions(length // size, rank=one, size=size).to(self._device) for one in range(size)]
-        positions = every[rank]
+        tokens_MBT = to_device(batch.tokens_MBT, self._device).long()
+        size, every = self._config.parallel.context, self._positions
+        positions = every[parallel_state.get_context_parallel_rank()]
         position_ids = positions.expand(tokens_MBT.shape[1], -1)
         for number, tokens_BT in enumerate(tokens_MBT):
             if size == 1:
@@ -203,12 +252,12 @@ class MegatronEngine:
                 tokens, labels = tokens_BT[:, positions], tokens_BT[:, positions + 1]
             mask = None
             if batch.ends_MBS is not None:
-                ends_BS = torch.from_numpy(batch.ends_MBS[number]).to(self._device)
+                ends_BS = to_device(batch.ends_MBS[number], self._device)
                 dtype = self._megatron.params_dtype
                 mask = document_mask(ends_BS, dtype=dtype, query_at=positions, key_at=torch.cat(every))
             weights = None
             if batch.weights_MBS is not None:
-                weights = torch.from_numpy(batch.weights_MBS[number]).to(self._device)[:, positions]
+                weights = to_device(batch.weights_MBS[number], self._device)[:, positions]
             yield {"tokens": tokens, "labels": labels, "position_ids": position_ids, "mask": mask, "weights": weights}
 
     def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor | None]], model: Any) -> tuple[torch.Tensor, Any]:
@@ -224,8 +273,8 @@ class MegatronEngine:
         if not self._alone:
             finalize_model_grads(wrappers, None, **options)
 
-    def _reduce_losses(self, outputs: list[list[torch.Tensor]]) -> list[float]:
-        """Sum of the global batch's token losses, and of its z-losses where there are any; on every rank."""
+    def _reduce_losses(self, outputs: list[list[torch.Tensor]]) -> torch.Tensor:
+        """fp64 [1 or 2]: sum of the global batch's token losses, and of its z-losses; on every rank."""
         totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
             for index, sums in enumerate(zip(*outputs, strict=True)):
@@ -235,17 +284,13 @@ class MegatronEngine:
         if self._config.parallel.pipeline > 1:
             source = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(totals, source, group=parallel_state.get_pipeline_model_parallel_group())
-        return totals.tolist()
+        return totals
 
     @torch.no_grad()
-    def _update(self, loss: float, observer: Observer | None) -> float:
+    def _update(self, loss: float) -> float:
         """Clips and steps unless loss or gradient is not finite; returns the norm before clipping."""
-        unusable = self._optimizer.prepare_grads()
-        if observer:
-            observer.before_update(self._state.chunks(gradients=True))
-        if unusable:
-            return math.inf
-        grad_norm = self._grad_norm()
+        squares = (squared_norm(part, self._device) for part in parts_of(self._optimizer))
+        grad_norm = math.sqrt(sum(square.item() for square in squares))
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return grad_norm
         clip = self._config.optimizer.grad_clip
@@ -255,24 +300,6 @@ class MegatronEngine:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
         self._optimizer.step_with_ready_grads()
         return grad_norm
-
-    def _grad_norm(self) -> float:
-        """L2 norm over the whole model, before clipping; the same on every rank.
-
-        Which gradients count, and over which ranks, Megatron knows. Its own norm, without Apex or TransformerEngine,
-        asks one gradient after the other and waits for the device each time.
-        """
-        chained = isinstance(self._optimizer, ChainedOptimizer)
-        total = 0.0
-        for optimizer in self._optimizer.chained_optimizers if chained else [self._optimizer]:
-            grads, group = optimizer.get_main_grads_for_grad_norm(), optimizer.get_grad_stats_parallel_group()
-            square = torch.zeros((), dtype=torch.float64, device=self._device)
-            if grads:
-                square = torch.stack(torch._foreach_norm(grads)).double().square().sum()
-            if dist.get_world_size(group) > 1:
-                dist.all_reduce(square, group=group)
-            total += square.item()
-        return math.sqrt(total)
 
 
 def _pipeline_options(config: RunConfig) -> dict[str, Any]:
@@ -296,5 +323,5 @@ def _scaled_sum(
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Megatron's per-token form, `scale` being 1 / tokens of the step: (to differentiate, tokens, to report)."""
     total, sums = summed(losses, weights_BS)
-    count = torch.tensor(losses.shape[-2:].numel(), dtype=torch.int, device=losses.device)
+    count = torch.full((), losses.shape[-2:].numel(), dtype=torch.int, device=losses.device)
     return total * scale, count, sums

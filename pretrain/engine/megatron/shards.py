@@ -47,16 +47,14 @@ class MegatronState:
         for optimizer in self._optimizers:
             adam = optimizer.optimizer
             for group in adam.param_groups:
-                if "step" in group and step is not None:  # fused Adams of TransformerEngine and Apex count per group
-                    group["step"] = step
+                if "step" in group and step is not None:  # fused Adams count per group; ours does on the device
+                    group["step"] = group["step"].fill_(step) if isinstance(group["step"], torch.Tensor) else step
                 for p in group["params"]:
                     if step is None and adam.state[p]:
                         continue
-                    adam.state[p] = {
-                        "step": torch.tensor(float(step or 0)),
-                        "exp_avg": torch.zeros_like(p.data),
-                        "exp_avg_sq": torch.zeros_like(p.data),
-                    }
+                    moments = {kind: torch.zeros_like(p.data) for kind in KINDS if kind != "param"}
+                    counter = {} if "step" in group else {"step": torch.tensor(float(step or 0))}
+                    adam.state[p] = counter | moments
 
     def chunks(self, *, gradients: bool = False) -> Iterable[Chunk]:
         """Flat ranges this rank writes; replicas share the work evenly where state is replicated.
@@ -88,9 +86,8 @@ class MegatronState:
     def optimizer_step(self) -> int:
         """Updates applied so far, as Adam's bias correction counts them; 0 on a rank without parameters."""
         for optimizer in self._optimizers:
-            for state in optimizer.optimizer.state.values():
-                return int(state["step"])
-            return int(next((g["step"] for g in optimizer.optimizer.param_groups if "step" in g), 0))
+            groups, states = optimizer.optimizer.param_groups, optimizer.optimizer.state.values()
+            return int(next((one["step"] for one in (*groups, *states) if "step" in one), 0))
         return 0
 
     def _ranges(self, *, gradients: bool = False) -> Iterator[Range]:

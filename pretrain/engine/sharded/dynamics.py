@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
 from pretrain.checkpoint.blocks import Chunk
 from pretrain.model.names import EMBEDDING, FINAL_NORM, OUTPUT, canonical_key
@@ -75,7 +77,9 @@ class Observer:
                 handles.append(layer.register_forward_hook(self._residual_hook(index)))
                 handles.append(core.register_forward_pre_hook(self._logit_hook(index)))
             if chunk.post_process:
-                handles.append(chunk.output_layer.register_forward_hook(self._entropy_hook))
+                # Before the forward: DeepSpeed takes the weight away after it.
+                handles.append(chunk.output_layer.register_forward_pre_hook(self._loss_hook, with_kwargs=True))
+                handles.append(chunk.output_layer.register_forward_hook(self._logits_hook, with_kwargs=True))
         try:
             yield
         finally:
@@ -154,45 +158,69 @@ class Observer:
         return hook
 
     @torch.no_grad()
-    def _entropy_hook(self, _: Any, __: Any, output: tuple[torch.Tensor, Any]) -> None:
-        entropy_SB = token_entropy(output[0].detach(), vocab_size=self._spec.vocab_size)
+    def _loss_hook(self, layer: Any, inputs: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
+        """An output layer that ends in the loss: its logits once more, a chunk at a time."""
+        if kwargs.get("labels") is None:
+            return
+        hidden_SBH, weight_VH = inputs[0].detach(), kwargs.get("weight")
+        if layer.sequence_parallel:
+            hidden_SBH = gather_from_sequence_parallel_region(hidden_SBH, group=layer.tp_group)
+        weight_VH = layer.weight if weight_VH is None else weight_VH
+        real_VH = weight_VH[: self._num_real(len(weight_VH))]
+        self._add_entropy(F.linear(hidden_CH, real_VH) for hidden_CH in hidden_SBH.flatten(0, 1).split(_ENTROPY_CHUNK))
+
+    @torch.no_grad()
+    def _logits_hook(self, _: Any, __: Any, kwargs: dict[str, Any], output: tuple[torch.Tensor, Any]) -> None:
+        """An output layer that ends in logits."""
+        if kwargs.get("labels") is None:
+            logits_TV = output[0].detach().flatten(0, 1)
+            self._add_entropy(logits_TV[:, : self._num_real(logits_TV.shape[1])].split(_ENTROPY_CHUNK))
+
+    def _num_real(self, part: int) -> int:
+        """Rows of this rank's part of the padded vocabulary that are not padding."""
+        return max(0, min(part, self._spec.vocab_size - parallel_state.get_tensor_model_parallel_rank() * part))
+
+    def _add_entropy(self, chunks: Iterable[torch.Tensor]) -> None:
+        entropy_T = token_entropy(chunks, group=parallel_state.get_tensor_model_parallel_group())
         if parallel_state.get_tensor_model_parallel_rank() == 0:
-            self._entropy[0] += entropy_SB.sum(dtype=torch.float64)
-            self._entropy[1] += entropy_SB.numel()
+            self._entropy[0] += entropy_T.sum(dtype=torch.float64)
+            self._entropy[1] += entropy_T.numel()
 
 
 @torch.no_grad()
-def token_entropy(logits_SBV: torch.Tensor, *, vocab_size: int) -> torch.Tensor:
+def token_entropy(chunks: Iterable[torch.Tensor], *, group: dist.ProcessGroup) -> torch.Tensor:
     """Entropy of each next-token distribution; every rank of a tensor-parallel group calls it.
 
-    With t the largest logit, Z = Σ exp(z - t): H = -Σ p log p = log Z - Σ (z - t) exp(z - t) / Z.
+    With t the largest logit, Z = Σ exp(z - t): H = -Σ p log p = log Z - Σ (z - t) exp(z - t) / Z. A rank takes its own
+    largest logit u for t; then both sums are brought to the largest of all: z - t = (z - u) + (u - t).
 
     Args:
-        logits_SBV: [S, B, V / tensor parallel], this rank's part of the padded vocabulary.
-        vocab_size: true vocabulary; later columns have no probability.
+        chunks: logits of some tokens each, [C, V], of this rank's rows of the vocabulary that are not padding.
+        group: the tensor-parallel group.
 
     Returns:
-        fp32 [S, B], nats.
+        fp32, nats, one for each token of all chunks.
     """
-    group = parallel_state.get_tensor_model_parallel_group()
-    length, batch, width = logits_SBV.shape
-    real = max(0, min(width, vocab_size - group.rank() * width))
-    logits = logits_SBV[..., :real].reshape(length * batch, real)
-    top = torch.full((length * batch,), -torch.inf, device=logits.device)
-    if real:
-        top = logits.amax(-1).float()
-    sums = torch.zeros(2, length * batch, device=logits.device)
+    own_T, total_T, moment_T = torch.cat([_moments(logits_CV) for logits_CV in chunks], 1)
+    top_T = own_T.clone()
     if group.size() > 1:
-        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
-    for start in range(0, length * batch, _ENTROPY_CHUNK):
-        rows = slice(start, start + _ENTROPY_CHUNK)
-        shifted = logits[rows].float() - top[rows, None]
-        weight = shifted.exp()
-        sums[0, rows] = weight.sum(-1)
-        sums[1, rows] = weight.mul_(shifted).sum(-1)
+        dist.all_reduce(top_T, dist.ReduceOp.MAX, group=group)
+    lower_T = own_T - top_T
+    sums_2T = torch.stack([total_T, moment_T + lower_T * total_T]) * lower_T.exp()
     if group.size() > 1:
-        dist.all_reduce(sums, group=group)
-    return (sums[0].log() - sums[1] / sums[0]).view(length, batch)
+        dist.all_reduce(sums_2T, group=group)
+    return sums_2T[0].log() - sums_2T[1] / sums_2T[0]
+
+
+def _moments(logits_CV: torch.Tensor) -> torch.Tensor:
+    """[3, C], fp32: the largest logit u, Σ exp(z - u) and Σ (z - u) exp(z - u)."""
+    if not logits_CV.shape[1]:
+        lowest = torch.finfo(torch.float32).min  # finite, or 0 · -inf would be next
+        return torch.tensor([lowest, 0.0, 0.0], device=logits_CV.device)[:, None].expand(3, len(logits_CV))
+    top_C = logits_CV.amax(-1).float()
+    shifted = logits_CV.float() - top_C[:, None]
+    weight = shifted.exp()
+    return torch.stack([top_C, weight.sum(-1), weight.mul_(shifted).sum(-1)])
 
 
 def _parts(spec: ModelSpec) -> list[Part]:

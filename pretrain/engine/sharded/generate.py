@@ -28,6 +28,7 @@ from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.head import pick
 from pretrain.engine.sharded.in_step import InStep
 from pretrain.engine.sharded.score import forward_row, split_by_tokens
+from pretrain.engine.sharded.staged import move, stage
 from pretrain.errors import EngineError
 from pretrain.model.layers.cache import CachedAttention, Decode, KeyValueCache, Prefill
 
@@ -195,9 +196,9 @@ class _LockStep:
     def _pass(
         self, model: Any, row: PackedRow, attention: CachedAttention, received: torch.Tensor | None, best: list[Any]
     ) -> torch.Tensor:
-        out = forward_row(model, row, attention, self._rope_table, received)
+        out = forward_row(model, stage(row, self._rope_table, self._config, attention), received)
         if model.post_process:
-            wanted = torch.as_tensor(row.wanted_W, device=self._device)
+            (wanted,) = move([row.wanted_W], self._device)
             best[:] = self._likeliest(model, pick(out[:, 0], wanted, self._config.sequence_parallel))
         return out
 

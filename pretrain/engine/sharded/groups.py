@@ -20,7 +20,7 @@ def start(config: RunConfig) -> None:
         create_gloo_process_groups=False,
     )
     # Megatron's layers fork this tracker even where nothing is drawn from it.
-    model_parallel_cuda_manual_seed(config.run.seed)
+    model_parallel_cuda_manual_seed(config.run.seed, use_cudagraphable_rng=config.kernels.cuda_graphs)
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision.tf32
 

@@ -8,6 +8,7 @@ positions, 32,000 pieces, width 256; the matrix products alone are 140). Vocabul
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,13 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from pretrain.engine.base import PackedRow
+from pretrain.engine.sharded.staged import move
+from pretrain.model.layers.compiled import fast
 
 _CPU_TILE = 512, 2048
 """Positions and vocabulary rows of a tile: 4 MB."""
 _DEVICE_TILE = 2048, 32_768
-"""268 MB: few large kernels."""
+"""Few large kernels: 134 MB of logits in bf16, and twice that where they are not folded by a compiled function."""
 
 
 @dataclass
@@ -53,8 +56,6 @@ class Head:
             row: the row.
         """
         device = hidden_S1H.device
-        wanted = torch.as_tensor(row.wanted_W, device=device)
-        hidden_WH = pick(hidden_S1H[:, 0], wanted, model.config.sequence_parallel)
         weight = model.output_layer.weight
         if weight is None:
             weight = model.shared_embedding_or_output_weight()
@@ -62,36 +63,36 @@ class Head:
         first = parallel_state.get_tensor_model_parallel_rank() * shard
         weight_VH = weight[: max(0, min(shard, self.vocab_size - first))]
         num_positions, num_rows = _CPU_TILE if device.type == "cpu" else _DEVICE_TILE
-        pairs = _Pairs(row.pair_wanted_P, row.pair_target_P - first, device)
+        in_shard_P = row.pair_target_P % shard
+        reads = list(_reads(row, first, (num_positions, num_rows), len(weight_VH)))
+        wanted, position, tile, ids, *indices = move(
+            [
+                row.wanted_W,
+                row.pair_wanted_P + self._num_positions,
+                row.pair_target_P - in_shard_P % num_rows,
+                row.pair_id_P,
+                *(array for read in reads for array in read.arrays),
+            ],
+            device,
+        )
+        hidden_WH = pick(hidden_S1H[:, 0], wanted, model.config.sequence_parallel)
+        pairs = _Pairs(len(ids), reads, indices, device)
+        fold = fast(_fold, model.config.kernels.compile)
         for start in range(0, len(hidden_WH), num_positions):
-            self._reduce(hidden_WH[start : start + num_positions], start, weight_VH, first, num_rows, pairs)
+            hidden_CH = hidden_WH[start : start + num_positions]
+            so_far = _nothing(len(hidden_CH), device)
+            for v in range(0, len(weight_VH), num_rows):
+                logits = F.linear(hidden_CH, weight_VH[v : v + num_rows])
+                pairs.read(logits, start, v)
+                so_far = fold(logits, *so_far, first + v)
+            for kept, found in zip((self._maximum, self._exp_sum, self._winner), so_far, strict=True):
+                kept.append(found)
         self._pair_logit.append(pairs.logit_P)
         self._pair_leads.append(pairs.leads_P)
-        in_shard_P = row.pair_target_P % shard
-        self._pair_tile.append(torch.as_tensor(row.pair_target_P - in_shard_P % num_rows, device=device))
-        self._pair_position.append(torch.as_tensor(row.pair_wanted_P, device=device) + self._num_positions)
-        self._pair_id.append(torch.as_tensor(row.pair_id_P, device=device))
+        self._pair_tile.append(tile)
+        self._pair_position.append(position)
+        self._pair_id.append(ids)
         self._num_positions += len(hidden_WH)
-
-    def _reduce(
-        self, hidden_CH: torch.Tensor, start: int, weight_VH: torch.Tensor, first: int, num_rows: int, pairs: _Pairs
-    ) -> None:
-        """Some positions against this rank's whole part of the vocabulary; none where it is padding only."""
-        device = hidden_CH.device
-        top = torch.full((len(hidden_CH),), -torch.inf, device=device)
-        total = torch.zeros(len(hidden_CH), device=device)
-        winner = torch.zeros(len(hidden_CH), dtype=torch.int64, device=device)
-        for row in range(0, len(weight_VH), num_rows):
-            logits = F.linear(hidden_CH, weight_VH[row : row + num_rows]).float()
-            pairs.read(logits, start, row)
-            tile_top = logits.amax(-1)
-            winner = torch.where(tile_top > top, first + row, winner)
-            new_top = torch.maximum(top, tile_top)
-            total = total * (top - new_top).exp() + logits.sub_(new_top[:, None]).exp_().sum(-1)
-            top = new_top
-        self._maximum.append(top)
-        self._exp_sum.append(total)
-        self._winner.append(winner)
 
     def merge(self, num_pairs: int, device: torch.device) -> torch.Tensor:
         """[2, num_pairs] float64: log-probability and greedy flag, zeros where another rank speaks.
@@ -117,28 +118,82 @@ class Head:
         return answers
 
 
-class _Pairs:
-    """The (position, target) pairs of a row, read out of the tiles they lie in. Which they are is known on the host."""
+def _nothing(num_positions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maximum, sum of exponentials and winner over no vocabulary row."""
+    top = torch.full((num_positions,), -torch.inf, device=device)
+    return top, torch.zeros_like(top), torch.zeros(num_positions, dtype=torch.int64, device=device)
 
-    def __init__(self, wanted_P: np.ndarray, target_P: np.ndarray, device: torch.device) -> None:
-        self._wanted_P, self._target_P = wanted_P, target_P
-        self.logit_P = torch.zeros(len(wanted_P), device=device)
-        self.leads_P = torch.zeros(len(wanted_P), device=device)
+
+def _fold(
+    logits_CV: torch.Tensor, top_C: torch.Tensor, total_C: torch.Tensor, winner_C: torch.Tensor, first_row: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maximum, sum of exponentials and winner with one more tile, whose logits are used up."""
+    logits_CV = logits_CV.float()
+    tile_top = logits_CV.amax(-1)
+    winner_C = torch.where(tile_top > top_C, first_row, winner_C)
+    new_top = torch.maximum(top_C, tile_top)
+    total_C = total_C * (top_C - new_top).exp() + logits_CV.sub_(new_top[:, None]).exp_().sum(-1)
+    return new_top, total_C, winner_C
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is read out of one tile.
+
+    Attributes:
+        tile: its first position and its first row of this rank's vocabulary.
+        arrays: the pairs that lie in it; position and target of each in the tile; the positions that any of them has,
+            none if that is all of the tile's; and which of those each has.
+    """
+
+    tile: tuple[int, int]
+    arrays: tuple[np.ndarray, ...]
+
+
+def _reads(row: PackedRow, first: int, size: tuple[int, int], num_rows: int) -> Iterator[_Read]:
+    """The tiles that pairs lie in, known on the host; `first` is this rank's first row of the vocabulary."""
+    for start in range(0, len(row.wanted_W), size[0]):
+        num_positions = min(size[0], len(row.wanted_W) - start)
+        position = row.pair_wanted_P - start
+        for v in range(0, num_rows, size[1]):
+            target = row.pair_target_P - first - v
+            inside = (
+                (position >= 0) & (position < num_positions) & (target >= 0) & (target < min(size[1], num_rows - v))
+            )
+            pairs = np.flatnonzero(inside)
+            if not len(pairs):
+                continue
+            places, place = np.unique(position[pairs], return_inverse=True)
+            if len(places) == num_positions:
+                places = places[:0]
+            yield _Read((start, v), (pairs, position[pairs], target[pairs], places, place))
+
+
+class _Pairs:
+    """The (position, target) pairs of a row, read out of the tiles they lie in.
+
+    Args:
+        num_pairs: of the row.
+        reads: where they lie.
+        indices: the arrays of all reads on the device.
+        device: where the model lives.
+    """
+
+    def __init__(
+        self, num_pairs: int, reads: Sequence[_Read], indices: Sequence[torch.Tensor], device: torch.device
+    ) -> None:
+        self.logit_P = torch.zeros(num_pairs, device=device)
+        self.leads_P = torch.zeros(num_pairs, device=device)
+        self._indices = {read.tile: indices[5 * i : 5 * i + 5] for i, read in enumerate(reads)}
 
     def read(self, logits_CV: torch.Tensor, start: int, row: int) -> None:
         """Reads a tile whose first position and vocabulary row are given."""
-        position, target = self._wanted_P - start, self._target_P - row
-        inside = (position >= 0) & (position < logits_CV.shape[0]) & (target >= 0) & (target < logits_CV.shape[1])
-        mine = np.flatnonzero(inside)
-        if not len(mine):
+        if (start, row) not in self._indices:
             return
-        places, place = np.unique(position[mine], return_inverse=True)
-        device = logits_CV.device
-        at, mine_, target_, places_, place_ = (
-            torch.as_tensor(array, device=device) for array in (position[mine], mine, target[mine], places, place)
-        )
-        self.logit_P[mine_] = logits_CV[at, target_]
-        self.leads_P[mine_] = (logits_CV[places_].argmax(-1)[place_] == target_).float()
+        pairs, position, target, places, place = self._indices[start, row]
+        self.logit_P[pairs] = logits_CV[position, target].float()
+        leaders = (logits_CV[places] if len(places) else logits_CV).argmax(-1)
+        self.leads_P[pairs] = (leaders[place] == target).float()
 
 
 def _sum_in_order(part: torch.Tensor, group: Any) -> torch.Tensor:
@@ -164,8 +219,9 @@ def pick(hidden_SH: torch.Tensor, wanted_W: torch.Tensor, sequence_parallel: boo
         return hidden_SH[wanted_W]
     length = hidden_SH.shape[0]
     first = parallel_state.get_tensor_model_parallel_rank() * length
-    mine = (wanted_W >= first) & (wanted_W < first + length)
-    picked = hidden_SH.new_zeros(len(wanted_W), hidden_SH.shape[1])
-    picked[mine] = hidden_SH[wanted_W[mine] - first]
+    local = wanted_W - first
+    mine = (local >= 0) & (local < length)
+    # Not `hidden_SH[local[mine]]`: how many those are the host would have to wait for.
+    picked = torch.where(mine[:, None], hidden_SH[local.clamp(0, length - 1)], 0.0)
     dist.all_reduce(picked, group=parallel_state.get_tensor_model_parallel_group())
     return picked

@@ -26,9 +26,8 @@ from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.head import Head
 from pretrain.engine.sharded.in_step import InStep
+from pretrain.engine.sharded.staged import StagedRow, stage
 from pretrain.errors import EngineError
-from pretrain.model.layers.attention import TreeMask
-from pretrain.model.layers.cache import CachedAttention
 
 
 def score_rows(
@@ -154,16 +153,16 @@ def run_ring(
     following, previous = (dist.get_global_rank(group, (stage + d) % stages) for d in (1, -1))
     parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
     ticks = list(_schedule(len(rows), stages, len(chunks)))
-    masks: dict[int, TreeMask] = {}
+    staged: dict[int, StagedRow] = {}
     received: torch.Tensor | None = None
     for tick in range(len(ticks) + stages - 1):
         out, at = None, tick - stage
         if 0 <= at < len(ticks) and ticks[at][0] is not None:
             index, virtual = ticks[at]
-            work = functools.partial(run_chunk, chunks[virtual], index, rows[index], masks, rope_table, received, head)
+            work = functools.partial(run_chunk, chunks[virtual], index, rows[index], staged, rope_table, received, head)
             out = in_step.run(chunks[virtual], rows[index], work)
             if virtual == len(chunks) - 1:
-                masks.pop(index, None)
+                staged.pop(index, None)
             if chunks[virtual].post_process:
                 out = None
         if stages == 1:
@@ -183,15 +182,15 @@ def run_chunk(
     model: Any,
     index: int,
     row: PackedRow,
-    masks: dict[int, TreeMask],
+    staged: dict[int, StagedRow],
     rope_table: torch.Tensor,
     received: torch.Tensor | None,
     head: Head,
 ) -> torch.Tensor:
     """One row through one chunk, and through the head behind the last one."""
-    if index not in masks:
-        masks[index] = TreeMask(row, rope_table.device)
-    out = forward_row(model, row, masks[index], rope_table, received)
+    if index not in staged:
+        staged[index] = stage(row, rope_table, model.config)
+    out = forward_row(model, staged[index], received)
     if model.post_process:
         head.add(model, out, row)
     return out
@@ -205,20 +204,11 @@ def _schedule(num_rows: int, stages: int, num_chunks: int) -> Iterator[tuple[Any
                 yield (index if index < num_rows else None), virtual
 
 
-def forward_row(
-    model: Any,
-    row: PackedRow,
-    mask: TreeMask | CachedAttention,
-    rope_table: torch.Tensor,
-    received: torch.Tensor | None,
-) -> torch.Tensor:
+def forward_row(model: Any, row: StagedRow, received: torch.Tensor | None) -> torch.Tensor:
     """Hidden states [S (/ tensor parallel), 1, H] after this chunk."""
-    device = rope_table.device
     hidden = None
     if model.pre_process:
-        ids = torch.as_tensor(row.tokens_S, dtype=torch.long, device=device)
-        hidden = model.embedding(input_ids=ids[None], position_ids=None)
+        hidden = model.embedding(input_ids=row.tokens_1S, position_ids=None)
     else:
         model.set_input_tensor(received)
-    rope = rope_table[torch.as_tensor(row.positions_S, dtype=torch.long, device=device)]
-    return model.decoder(hidden_states=hidden, attention_mask=mask, rotary_pos_emb=rope)
+    return model.decoder(hidden_states=hidden, attention_mask=row.mask, rotary_pos_emb=row.rope_S11D)

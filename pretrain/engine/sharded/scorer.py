@@ -19,6 +19,7 @@ from pretrain.engine.sharded.blocks import blocks_of, fill_weights
 from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, transformer_config
+from pretrain.model.kernels import choose
 from pretrain.model.spec import ModelSpec
 
 
@@ -34,7 +35,7 @@ class ModelScorer:
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
         self._spec = spec
         groups.start(config)
-        megatron = transformer_config(config, spec)
+        megatron = transformer_config(config, spec, choose(config, device))
         self._chunks = build_chunks(config, spec, megatron)
         for chunk in self._chunks:
             if megatron.bf16:

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import random
 import resource
@@ -13,6 +14,7 @@ from pretrain.checkpoint.blocks import Block, Chunk
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, damage_in, newest_valid
+from pretrain.checkpoint.reference import VERSION, Reference
 from pretrain.errors import CheckpointError
 from tests.unit.checkpoint.ranks import (
     SHAPES,
@@ -94,6 +96,23 @@ def test_the_copy_is_taken_before_a_background_save_returns(tmp_path, monkeypatc
     assert publisher.wait() == path and published == [path]
     assert publisher.wait() is None
     assert all(torch.equal(CheckpointReader(path).tensor(key), value) for key, value in before.items())
+
+
+def test_the_live_model_is_asked_once_for_what_is_written_and_not_at_all_for_what_is_there(tmp_path):
+    reference, asked, state = Reference(VERSION + 1, "fp32", b"log"), [], random_state(SHAPES)
+    publisher = Publisher(tmp_path, rank=0, world_size=1, barrier=lambda: None, background=True)
+
+    def ask():
+        asked.append(True)
+        return reference
+
+    publisher.reserve(scattered(state, 1, 0)[0])
+    for _ in range(2):
+        path = publisher.save(1, scattered(state, 1, 0)[0], make_meta(), reference=ask)
+        publisher.wait()
+    assert len(asked) == 1 and Manifest.read(path).meta == dataclasses.replace(make_meta(), reference=reference)
+    for key, kinds in state.items():
+        assert torch.equal(CheckpointReader(path).tensor(key), kinds["param"])
 
 
 def test_saving_a_step_again_leaves_a_sound_checkpoint_as_it_is(tmp_path):

@@ -23,20 +23,24 @@ class Tracker:
 
 
 def observed_steps(every: str, *, first: int = 0, last: int = 12, ramp: list[BatchStage] | None = None) -> list[int]:
-    """Runs the loop's part of the contract: the step after `observe_next` is the one observed."""
+    """Runs the loop's part of the contract."""
     train = TrainSection(steps=last, global_batch_size=4, sequence_length=10, batch_ramp=ramp or [])
     config = RunConfig(train=train)
     tracker = Tracker()
-    run: Any = SimpleNamespace(config=config, state=RunState(seed=0, step=first), tracker=tracker, observe_next=False)
+    run: Any = SimpleNamespace(
+        config=config, state=RunState(seed=0, step=first), tracker=tracker, is_observed=lambda step: False
+    )
     hook = DynamicsHook(every)
     hook.on_start(run)
     asked = []
     while run.state.step < last:
-        figures = {"dynamics/output_entropy": float(run.state.step + 1)} if run.observe_next else None
+        figures = (
+            {"dynamics/output_entropy": float(run.state.step + 1)} if run.is_observed(run.state.step + 1) else None
+        )
         run.state.step += 1
         asked += [run.state.step] if figures else []
         result = StepResult(loss=1.0, tokens=40, grad_norm=1.0, dynamics=figures)
-        hook.on_step(run, StepReport(result=result, learning_rate=1e-3, seconds=1.0))
+        hook.on_step(run, StepReport(result=result, state=run.state, learning_rate=1e-3, seconds=1.0))
     assert tracker.rows == [(step, {"dynamics/output_entropy": step}) for step in asked]
     return asked
 

@@ -48,6 +48,11 @@ FORWARDS = [
     (("engine.recompute=selective",), 1, 0),
     (("engine.recompute=full",), 1, 0),
     (("engine.recompute=full", "parallel.tensor=2", "parallel.pipeline=2", "parallel.sequence=true"), 4, 2),
+    (("kernels.layers=fused",), 1, 0),
+    (("kernels.layers=fused", "precision.compute=bf16", "engine.recompute=selective"), 1, 0),
+    (("kernels.layers=fused", "parallel.tensor=2", "parallel.sequence=true"), 2, 1),
+    (("kernels.layers=fused", "parallel.context=2"), 2, 0),
+    (("kernels.layers=fused", "precision.compute=bf16", "kernels.loss=chunked"), 1, 0),
 ]
 
 OPTIMIZERS = [
@@ -60,7 +65,14 @@ OPTIMIZERS = [
 
 LINES = [
     ("experiment=amber_7b", "cluster=a100_80gb"),
-    ("experiment=k2_65b", "world_size=480", "cluster=a100_40gb", "train.micro_batch_size=4", "--layouts=3"),
+    (
+        "experiment=k2_65b",
+        "world_size=480",
+        "cluster=a100_40gb",
+        "train.micro_batch_size=4",
+        "kernels=plain",
+        "--layouts=3",
+    ),
     ("experiment=demo",),
 ]
 """Command lines of the planner: a run that fits its devices, one that does not, and one on nobody knows what."""

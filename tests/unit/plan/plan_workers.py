@@ -90,21 +90,21 @@ def _forward(overrides: tuple[str, ...], world_size: int, rank: int) -> int:
     from pretrain.engine.device import prepare_device
     from pretrain.engine.sharded import groups
     from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
+    from pretrain.model.kernels import choose
 
     config = small((*overrides, *ONE_MICROBATCH))
     spec, parallel = spec_of(config), config.parallel
     prepare_device()
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     groups.start(config)
-    megatron = transformer_config(config, spec, **recompute_options(config))
+    kernels = choose(config, torch.device("cpu"))
+    megatron = transformer_config(config, spec, kernels, **recompute_options(config, kernels))
     [model] = build_chunks(config, spec, megatron)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        at = tensor.untyped_storage().data_ptr()
-        if at not in weights:
-            kept.setdefault(at, tensor)
+        kept.append(tensor)
         return tensor
 
     length = config.train.sequence_length // parallel.context
@@ -114,7 +114,7 @@ def _forward(overrides: tuple[str, ...], world_size: int, rank: int) -> int:
         model.set_input_tensor(
             torch.randn(length // split, 8, spec.hidden_size, dtype=megatron.params_dtype, requires_grad=True)
         )
-    for module in model.modules():
+    for module in model.modules() if kernels.layers == "plain" else ():
         if isinstance(module, torch.nn.RMSNorm):
             module.forward = functools.partial(_fused_norm(), module.weight)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -123,7 +123,9 @@ def _forward(overrides: tuple[str, ...], world_size: int, rank: int) -> int:
         keep(out)
     groups.stop()
     dist.destroy_process_group()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    # Looked at when all is computed: what is released and made again has given its address to others meanwhile.
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+    return sum(size for address, size in storages.items() if address not in weights)
 
 
 def _fused_norm() -> Any:

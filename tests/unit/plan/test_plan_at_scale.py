@@ -153,7 +153,8 @@ def test_activations_are_what_a_real_forward_keeps(measured: dict[str, Any], cas
     spec, layout = spec_of(config), ParallelLayout.create(config, world_size=world_size)
     stage = layout.coordinates(rank).pipeline
     kept = activation_bytes(config, spec, layout, stage=stage)
-    if stage == layout.pipeline - 1:  # of the loss backward needs the softmax, in fp32
+    if stage == layout.pipeline - 1 and config.kernels.loss != "chunked":
+        # Of the whole loss backward needs the softmax, in fp32.
         kept += 4 * 8 * 32 // layout.context * spec.padded_vocab_size // layout.tensor
     # Left out of the formula: reciprocal norms, token ids, masks of the loss, angles of rotation: below 2% here.
     assert measured["forwards"][case] == pytest.approx(kept, rel=0.02)

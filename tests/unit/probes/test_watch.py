@@ -311,7 +311,7 @@ def test_training_shows_late_scores_once_each_and_the_watcher_what_is_left(run: 
     run.watcher("now").run()
     for step in (5, 20, 30):
         training.state.step = step
-        hook.on_step(training, None)  # type: ignore[arg-type]
+        hook.on_step(training, SimpleNamespace(state=training.state))  # type: ignore[arg-type]
         assert shown == ([] if step == 5 else [(0, 0), (10, 1000)])
     run.save(20)
     run.watcher("now").run()
