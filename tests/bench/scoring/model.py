@@ -45,10 +45,7 @@ def prepare(folder: Path) -> tuple[Tokenizer, ModelSpec, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _TOKENIZER
     if not path.exists():
-        corpus = find_files([f"{BUNDLED_DIR}/*.jsonl.zst"], key="the bundled corpus")
-        items = (item for f in corpus for item in read_piece(Piece(f), text_key="text", max_line_bytes=1 << 25))
-        texts = (item.text for item in items if isinstance(item, Document))
-        train_tokenizer(texts, path, vocab_size=VOCAB_SIZE)
+        train_on_bundled_text(path, vocab_size=VOCAB_SIZE)
     spec = ModelSpec.from_config(model_config(), VOCAB_SIZE)
     weights = folder / _WEIGHTS
     if not (weights / "tokenizer_config.json").exists():
@@ -56,25 +53,57 @@ def prepare(folder: Path) -> tuple[Tokenizer, ModelSpec, Path]:
     return Tokenizer.load(path), spec, weights
 
 
-def build_ours(spec: ModelSpec, weights: Path) -> CheckpointScorer:
+def train_on_bundled_text(path: Path, *, vocab_size: int) -> None:
+    """A SentencePiece model from the bundled corpus."""
+    corpus = find_files([f"{BUNDLED_DIR}/*.jsonl.zst"], key="the bundled corpus")
+    items = (item for f in corpus for item in read_piece(Piece(f), text_key="text", max_line_bytes=1 << 25))
+    train_tokenizer((item.text for item in items if isinstance(item, Document)), path, vocab_size=vocab_size)
+
+
+def prepare_model(folder: Path, model: ModelConfig, vocab_size: int) -> ModelSpec:
+    """Writes a model of these sizes in bf16, drawn where there is a GPU on it, without tokenizer; gives its sizes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    spec = ModelSpec.from_config(model, vocab_size)
+    settings = spec.config_json(sequence_length=MAX_LENGTH, dtype="bfloat16")
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        drawn = LlamaForCausalLM(LlamaConfig(**settings)).bfloat16()
+    drawn.save_pretrained(folder)
+    return spec
+
+
+def build_ours(
+    spec: ModelSpec, weights: Path, *, model: ModelConfig | None = None, compute: str = "fp32"
+) -> CheckpointScorer:
     """Our scorer with the weights of the folder, alone in its job."""
     from pretrain.checkpoint.huggingface_source import HuggingFaceSource
     from pretrain.engine.build import build_scorer
     from pretrain.engine.job import Job
 
-    config = RunConfig(model=model_config())
+    config = RunConfig(model=model or model_config())
     config.train.sequence_length = MAX_LENGTH
-    config.precision.compute = "fp32"
+    config.precision.compute = compute
     scorer = build_scorer(config, spec, Job(timeout_minutes=5).device)
     scorer.load(HuggingFaceSource(weights, spec))
     return scorer
 
 
-def build_peer(weights: Path) -> Any:
-    """lm-eval's HFLM on the same weights in fp32; its logits cache is on, as by default."""
+def build_peer(weights: Path, *, device: str = "cpu", dtype: str = "float32", tokenizer: Any = None) -> Any:
+    """lm-eval's HFLM on the same weights; its logits cache is on, as by default.
+
+    Args:
+        weights: the folder.
+        device: `cpu` or `cuda`.
+        dtype: of the weights.
+        tokenizer: None is the folder's.
+    """
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(weights), device="cpu", dtype="float32", batch_size=8, max_length=MAX_LENGTH)
+    # By default it would round log-probabilities to the format of the weights.
+    options = {"device": device, "dtype": dtype, "softmax_dtype": "float32", "batch_size": 8, "max_length": MAX_LENGTH}
+    return HFLM(pretrained=str(weights), tokenizer=tokenizer, **options)
 
 
 def _write_model(spec: ModelSpec, tokenizer: Path, folder: Path) -> None:

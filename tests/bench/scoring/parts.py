@@ -16,7 +16,8 @@ def share_of_parts(score: Callable[[], Any]) -> dict[str, float]:
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
     from pretrain.engine.sharded.head import Head
-    from pretrain.model.layers.attention import CoreAttention, TreeMask
+    from pretrain.model.layers.attention import CoreAttention
+    from pretrain.model.layers.tree import TreeMask
 
     places: list[tuple[Any, str, str]] = [
         (CoreAttention, "forward", "attention"),
