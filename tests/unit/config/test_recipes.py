@@ -66,7 +66,19 @@ def name_at(name: str, step: int) -> str:
 
 def test_every_experiment_but_the_demo_is_a_recipe_or_its_nano() -> None:
     found = {path.stem for path in (config_folder() / "experiment").glob("*.yaml")}
-    assert found == {"demo", *RECIPES, *(nano for nano, *_ in RECIPES.values())}
+    assert found == {"demo", "amber_160m_h200", *RECIPES, *(nano for nano, *_ in RECIPES.values())}
+
+
+def test_the_showcase_for_one_gpu_is_ambers_recipe_at_160m() -> None:
+    config, amber = recipe("amber_160m_h200"), recipe("amber_7b")
+    check(config, 1, files=False)
+    assert check_capabilities(config, world_size=1) == []
+    assert ModelSpec.from_config(config.model, config.tokenizer.vocab_size).num_parameters == 162_417_408
+    assert (config.batch_sizes.full_step_tokens, config.total_tokens) == (262_144, 157_286_400)
+    assert config.optimizer == amber.optimizer and config.train.loss == amber.train.loss
+    assert config.schedule.kind == amber.schedule.kind and config.train.sequence_length == amber.train.sequence_length
+    ratio = config.schedule.min_learning_rate / config.schedule.learning_rate
+    assert ratio == pytest.approx(amber.schedule.min_learning_rate / amber.schedule.learning_rate)
 
 
 @pytest.mark.parametrize("name", RECIPES)
