@@ -67,6 +67,14 @@ def machine_kernel_problems(config: RunConfig) -> list[str]:
             "kernels.compile needs the package triton on a GPU, and it is not installed in this environment. Install "
             "the one that this torch was built with, or set kernels.compile=false."
         )
+    if kernels.weight_gradients == "accumulated" and on_gpu:
+        from pretrain.model.layers.weight_gradient import can_accumulate
+
+        if not can_accumulate(torch.device("cuda")):
+            problems.append(
+                f"kernels.weight_gradients=accumulated adds bf16 products to fp32 sums, and torch {torch.__version__} "
+                f"does not on this GPU. Set it to auto, or use a newer torch."
+            )
     if config.precision.fp8 and on_gpu and torch.cuda.get_device_capability() < (8, 9):
         found = ".".join(map(str, torch.cuda.get_device_capability()))
         problems.append(

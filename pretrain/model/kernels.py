@@ -12,6 +12,7 @@ import torch
 
 from pretrain.config.kernels import AUTO
 from pretrain.config.run import RunConfig
+from pretrain.model.layers.weight_gradient import can_accumulate
 
 _PLAIN = "a CPU gains little by the others"
 _ATTENTION = ("cudnn", "flash", "efficient", "math")
@@ -111,6 +112,11 @@ def choose(config: RunConfig, device: torch.device) -> Kernels:
                 (not megatron, "plain", "DeepSpeed sums gradients itself"),
                 (engine.transformer_engine, "plain", "engine.transformer_engine=true brings its own products"),
                 (not bf16, "plain", "fp32 products are in the sum's format already"),
+                (
+                    on_gpu and not can_accumulate(device),
+                    "plain",
+                    f"torch {torch.__version__} adds no bf16 product to an fp32 sum here",
+                ),
                 (on_gpu, "accumulated", "no bf16 product in between"),
                 (True, "plain", _PLAIN),
             ),

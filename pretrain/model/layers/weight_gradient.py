@@ -27,6 +27,17 @@ def accumulate(main_grad_OI: torch.Tensor, grad_output_TO: torch.Tensor, input_T
         main_grad_OI.addmm_(grad_output_TO.t().float(), input_TI.float())
 
 
+def can_accumulate(device: torch.device) -> bool:
+    """Whether `accumulate` works in bf16 on this device: torch took fp32 sums for such products only lately."""
+    sums = torch.ones(16, 16, device=device)
+    halves = torch.full((16, 16), 0.5, dtype=torch.bfloat16, device=device)
+    try:
+        accumulate(sums, halves, halves)
+    except RuntimeError:
+        return False
+    return bool((sums == 1 + 16 * 0.5 * 0.5).all())
+
+
 def handed_over(weight: torch.Tensor) -> torch.Tensor:
     """What autograd gets for a gradient that is in `weight.main_grad` already, and marks it as Megatron does.
 

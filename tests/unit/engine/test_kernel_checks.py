@@ -10,6 +10,7 @@ import torch
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_capabilities, check_machine
 from pretrain.model.kernels import Kernels, choose
+from pretrain.model.layers.weight_gradient import can_accumulate
 
 CPU = torch.device("cpu")
 
@@ -40,6 +41,10 @@ def test_what_is_named_is_taken_and_not_explained() -> None:
     kernels = choose(config, CPU)
     assert {name: getattr(kernels, name) for name in names} == names
     assert kernels.compile and kernels.recompute and not kernels.reasons and not list(kernels.lines())
+
+
+def test_whether_products_go_straight_into_the_sum_is_tried_on_the_device() -> None:
+    assert can_accumulate(CPU)
 
 
 @pytest.mark.parametrize(
