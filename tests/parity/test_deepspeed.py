@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.parity.test_layouts import Z_LOSS, Training, _agree, _training, reference, reference_bf16
-from tests.parity.workers import Layout
+from tests.parity.workers import FUSED_BY_DEEPSPEED, Layout
 from tests.support.ranks import run_ranks
 
 PLAIN = Layout("one process", micro_batch_size=4)
@@ -27,6 +27,7 @@ LAYOUTS = [
     Layout("ZeRO-3", zero=3),
     Layout("ZeRO-3, weights offloaded too", zero=3, offload=BOTH),
     Layout("TP2 x ZeRO-3", zero=3, tensor=2),
+    Layout("ZeRO-3, fused, selective", kernels=FUSED_BY_DEEPSPEED, zero=3, recompute="selective"),
 ]
 SLOW = {
     1: [Layout("ZeRO-1 alone", zero=1), Layout("ZeRO-3 alone", zero=3)],
@@ -46,6 +47,9 @@ SLOW = {
         Layout("ZeRO-2, full recomputation", zero=2, recompute="full"),
         Layout("ZeRO-3, full recomputation", zero=3, recompute="full"),
         Layout("TP2 x ZeRO-0", zero=0, tensor=2),
+        Layout("ZeRO-1, fused", kernels=FUSED_BY_DEEPSPEED, zero=1),
+        Layout("ZeRO-3, fused, tied", kernels=FUSED_BY_DEEPSPEED, zero=3, tie_embeddings=True),
+        Layout("TP2 x ZeRO-1, fused, z-loss", kernels=FUSED_BY_DEEPSPEED, zero=1, tensor=2, z_loss=Z_LOSS),
     ],
     4: [
         Layout("DP2 x TP2 x ZeRO-1", zero=1, tensor=2),

@@ -16,7 +16,18 @@ import torch
 from pretrain.model.spec import ModelSpec
 from tests.parity.dynamics_workers import STEPS
 from tests.parity.test_layouts import huggingface_model
-from tests.parity.workers import BATCH, CLIP, EPSILON, RATE, VOCAB, Layout, configuration, sample
+from tests.parity.workers import (
+    BATCH,
+    CLIP,
+    EPSILON,
+    FUSED,
+    FUSED_BY_DEEPSPEED,
+    RATE,
+    VOCAB,
+    Layout,
+    configuration,
+    sample,
+)
 from tests.support.ranks import run_ranks
 
 ONE = [
@@ -24,6 +35,7 @@ ONE = [
     Layout("tied", tie_embeddings=True),
     Layout("full recomputation", recompute="full"),
     Layout("selective recomputation", recompute="selective"),
+    Layout("fused, selective recomputation", kernels=FUSED, recompute="selective"),
 ]
 TWO = [
     Layout("DP2, distributed optimizer"),
@@ -41,6 +53,8 @@ TWO = [
     Layout("ZeRO-3", zero=3),
     Layout("ZeRO-3, offloaded, tied", zero=3, offload="optimizer", tie_embeddings=True),
     Layout("TP2 x ZeRO-1", zero=1, tensor=2),
+    Layout("TP2, sequence parallel, fused", kernels=FUSED, tensor=2, sequence=True),
+    Layout("ZeRO-3, fused", kernels=FUSED_BY_DEEPSPEED, zero=3),
 ]
 FOUR = [
     Layout("DP2 x TP2, plain", tensor=2, distributed_optimizer=False),
@@ -192,7 +206,13 @@ def test_figures_of_four_processes_are_those_of_the_whole_model(layout: Layout, 
     _agree(quadruple[layout.name], oracle[layout.tie_embeddings])
 
 
-BITWISE = ("DP2, distributed optimizer", "TP2, sequence parallel", "PP2 x VPP2", "ZeRO-3")
+BITWISE = (
+    "DP2, distributed optimizer",
+    "TP2, sequence parallel",
+    "PP2 x VPP2",
+    "ZeRO-3",
+    "TP2, sequence parallel, fused",
+)
 
 
 @pytest.mark.parametrize("names", [BITWISE, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])

@@ -25,6 +25,8 @@ EPSILON = 1e-6  # Adam turns fp32 noise in gradients near its epsilon into whole
 CLIP = 0.5  # below the first norms, so that clipping is part of what is compared
 FUSED = {"layers": "fused", "loss": "chunked", "weight_gradients": "accumulated", "optimizer": "fused"}
 """What `kernels=auto` takes on a GPU, uncompiled."""
+FUSED_BY_DEEPSPEED = {"layers": "fused", "loss": "chunked"}
+"""The same under DeepSpeed."""
 
 
 @dataclass
