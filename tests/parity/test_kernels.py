@@ -1,4 +1,4 @@
-"""Fast kernels against plain ones over 200 steps: as far apart as two plain runs that differ in rounding alone."""
+"""Fast kernels against plain ones over 200 steps in bf16: no further from fp32, and as far apart as plain runs are."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from tests.support.ranks import run_ranks
 
 @pytest.mark.slow
 def test_200_steps_of_fast_and_plain_kernels_differ_as_two_plain_runs_do() -> None:
-    """In bf16. The plain runs differ in the attention kernel and in the size of microbatches: both round elsewhere.
+    """The plain runs differ in the size of their microbatches, and so in where sums are rounded.
 
-    Fast kernels round less often, so they are held to the same distance from a plain run as plain runs keep among each
-    other, at its largest and on average; a factor of two is what such distances themselves vary by.
+    A factor of two is allowed between distances of single runs: their largest differences vary by about that much
+    (three plain runs are 1.3e-3 to 1.5e-3 apart). From fp32 all are equally far, fast ones a little less.
     """
     layouts = [
+        Layout("fp32"),
         Layout("plain", compute="bf16"),
-        Layout("math", compute="bf16", kernels={"attention": "math"}),
-        Layout("other microbatches", compute="bf16", micro_batch_size=4),
+        Layout("microbatches of 4", compute="bf16", micro_batch_size=4),
+        Layout("microbatches of 8", compute="bf16", micro_batch_size=8),
         Layout("fast", compute="bf16", kernels=FUSED),
     ]
     found = run_ranks("tests.parity.kernel_workers:losses", 1, layouts)[0]
-    plain, math, other, fast = (np.array(one) for one in found)
-    noise = [np.abs(one - plain) for one in (math, other)]
-    distance = np.abs(fast - plain)
-    print(f"largest {distance.max():.2e} of {[f'{n.max():.2e}' for n in noise]}, "
-          f"mean {distance.mean():.2e} of {[f'{n.mean():.2e}' for n in noise]}")  # fmt: skip
+    exact, plain, four, eight, fast = (np.array(one) for one in found)
     assert plain[-1] < plain[0] - 1, "they learn"
+    noise, distance = [np.abs(one - plain) for one in (four, eight)], np.abs(fast - plain)
     assert distance.max() <= 2 * max(one.max() for one in noise)
     assert distance.mean() <= 2 * max(one.mean() for one in noise)
+    assert np.abs(fast - exact).mean() <= 1.1 * max(np.abs(one - exact).mean() for one in (plain, four, eight))
