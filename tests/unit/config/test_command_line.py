@@ -92,7 +92,7 @@ def test_cfg_job_takes_little_more_time_than_loading_hydra(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--help",), r"(?s)Groups and their options.*  model: +amber_7b, demo.*train:\n  steps: null"),
+        (("--help",), r"(?s)Groups and their options.*  model: +amber_160m, amber_7b, demo.*train:\n  steps: null"),
         (("--help", "experiment=demo"), r"steps: 1050"),
         (("--version",), rf"fineline {re.escape(pretrain.__version__)}"),
         (("--info", "defaults", "experiment=demo"), r"experiment/demo"),
