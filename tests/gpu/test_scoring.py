@@ -18,7 +18,7 @@ from tests.unit.model.test_tree import SCALE, dense, row_of, states
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-SHAPES = [(0, 5, 48), (70, 5, 48), (512, 7, 160), (33, 3, 9), (64, 0, 0)]
+SHAPES = [(0, 5, 48), (70, 5, 48), (512, 7, 160), (33, 3, 9), (64, 0, 1)]
 """Prefix, blocks and their length; 9 is a length that no kernel likes."""
 
 
