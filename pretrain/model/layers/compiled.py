@@ -2,7 +2,8 @@
 
 What is compiled never communicates and never decides: collectives, matrix products and attention stay outside, so a
 graph cannot break and a rank cannot wait for another inside of one. Lengths may vary (scoring has rows of many
-lengths): the second length of a dimension makes it dynamic, and later ones compile nothing.
+lengths): the second length of a dimension makes it dynamic, and later ones compile nothing. Should there ever be more
+forms than are kept, torch warns once and runs the new ones uncompiled; a run does not end over it.
 """
 
 from __future__ import annotations
@@ -32,4 +33,4 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # A form per format, per optional argument and per length of one; torch's limit of eight counts all together.
     torch._dynamo.config.recompile_limit = max(_FORMS, torch._dynamo.config.recompile_limit)
-    return torch.compile(function, fullgraph=True)
+    return torch.compile(function)  # with fullgraph=True a form too many would be an error
