@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 import pretrain
@@ -121,9 +121,19 @@ def _train(line: CommandLine) -> int:
 
     config = compose(line.overrides, config_dir=line.config_dir)
     check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    let_segments_grow(os.environ)
     from pretrain.train import train
 
     return train(config)
+
+
+def let_segments_grow(environment: MutableMapping[str, str]) -> None:
+    """Has torch's allocator extend what it holds of a GPU, as torchtitan has it, unless the user says something else.
+
+    Microbatches and rows of scoring differ in size: fixed segments leave gaps that a nearly full GPU has no room for.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environment:  # the older name, which counts as well
+        environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def _answer(line: CommandLine) -> int:

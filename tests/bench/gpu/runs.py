@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[3]
 FINAL = ("measured", "out of memory", "missing", "refused")
 """Outcomes that another try would give again."""
 
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "disabled",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as torchtitan's script and our command line have it; here all
+}
+
 
 class Runs:
     """Outcomes by name.
@@ -68,7 +74,7 @@ class Runs:
         with tempfile.TemporaryDirectory(prefix="fineline-bench-") as name:
             folder = Path(name)
             (folder / "task.json").write_text(json.dumps(task))
-            environment = os.environ | {"PYTHONPATH": _search_path(), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+            environment = os.environ | _ENVIRONMENT | {"PYTHONPATH": _search_path()}
             begun = time.monotonic()
             with (folder / "log").open("wb") as log:
                 command = [python, "-m", f"tests.bench.gpu.{module}", str(folder)]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import pretrain
-from pretrain.__main__ import parse_command_line
+from pretrain.__main__ import let_segments_grow, parse_command_line
 from pretrain.config.load import compose, to_plain
 from pretrain.errors import ConfigError
 
@@ -135,3 +135,10 @@ def test_the_rank_that_launchers_add_is_tolerated() -> None:
         line = parse_command_line([*added, "a=1"])
         assert (line.overrides, line.questions) == (("a=1",), ())
     assert parse_command_line(["--config-dir=mine"]).config_dir == "mine"
+
+
+@pytest.mark.parametrize("own", [{}, {"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "x:1"}])
+def test_gpu_memory_grows_in_place_unless_the_user_says_something_else(own: dict[str, str]) -> None:
+    environment = dict(own)
+    let_segments_grow(environment)
+    assert environment == (own or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
