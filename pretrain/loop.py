@@ -41,9 +41,8 @@ def fit(run: Run, batches: Iterator[Batch], hooks: Sequence[Hook]) -> None:
             begun = _begin(run, batches)
             reporter.add(begun)
             is_due = run.calendar.is_due(run.state.step)
-            if is_due or not begun.step.late or begun.observed or run.state.step == run.info.total_steps:
-                reporter.flush()
-            if run.stopping:
+            is_last = run.stopping or run.state.step == run.info.total_steps
+            if is_due or is_last or begun.observed or not begun.step.late:
                 reporter.flush()
             if is_due or run.stopping:
                 _save(run, hooks)
@@ -71,19 +70,19 @@ class _Reporter:
 
     def __init__(self, run: Run, hooks: Sequence[Hook]) -> None:
         self._run, self._hooks = run, hooks
-        self._waiting: list[_Begun] = []
+        self._waiting: _Begun | None = None
         self._last_done = 0.0
 
     def add(self, begun: _Begun) -> None:
         """Takes a step; the one before it is reported now."""
-        self._waiting.append(begun)
-        while len(self._waiting) > 1:
-            self._report(self._waiting.pop(0))
+        self.flush()
+        self._waiting = begun
 
     def flush(self) -> None:
         """Reports what waits."""
-        while self._waiting:
-            self._report(self._waiting.pop(0))
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._report(waiting)
 
     def _report(self, begun: _Begun) -> None:
         result = begun.step.result()

@@ -7,6 +7,8 @@ here torch's own matrix product takes that kernel's place under the name Megatro
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from megatron.core.tensor_parallel import layers
 
@@ -27,6 +29,7 @@ def accumulate(main_grad_OI: torch.Tensor, grad_output_TO: torch.Tensor, input_T
         main_grad_OI.addmm_(grad_output_TO.t().float(), input_TI.float())
 
 
+@functools.cache
 def can_accumulate(device: torch.device) -> bool:
     """Whether `accumulate` works in bf16 on this device: torch took fp32 sums for such products only lately."""
     sums = torch.ones(16, 16, device=device)

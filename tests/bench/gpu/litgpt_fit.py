@@ -13,13 +13,14 @@ from typing import Any
 import lightning
 import torch
 from litgpt.args import EvalArgs, TrainArgs
-from litgpt.model import GPT, Config
+from litgpt.model import GPT
 from litgpt.pretrain import fit, initialize_weights
 from litgpt.utils import choose_logger, instantiate_torch_optimizer
 from torch.utils.data import DataLoader
 
 from tests.bench.gpu.clock import Clock
 from tests.bench.gpu.task import Task
+from tests.bench.litgpt_model import litgpt_config
 
 PACKAGES = ("litgpt", "lightning")
 
@@ -32,7 +33,7 @@ def train(task: Task, folder: Path, clock: Clock) -> dict[str, Any]:
     fabric = lightning.Fabric(devices=1, accelerator=accelerator, precision=precision, loggers=[logger])
     fabric.launch()
     torch.set_float32_matmul_precision("high")  # as litgpt.pretrain does
-    config = _config(task)
+    config = litgpt_config(shape, num_query_groups=shape.num_query_groups)
     with fabric.init_module(empty_init=True):
         model = GPT(config)
     initialize_weights(fabric, model, n_layer=config.n_layer, n_embd=config.n_embd)
@@ -65,23 +66,3 @@ def train(task: Task, folder: Path, clock: Clock) -> dict[str, Any]:
         eval=EvalArgs(interval=10**9, final_validation=False, max_iters=1),
     )
     return {"precision": precision, "optimizer": "torch.optim.AdamW fused" if on_gpu else "torch.optim.AdamW"}
-
-
-def _config(task: Task) -> Config:
-    shape = task.shape
-    return Config(
-        name="bench",
-        block_size=shape.sequence_length,
-        n_layer=shape.num_layers,
-        n_head=shape.num_attention_heads,
-        n_query_groups=shape.num_query_groups,
-        n_embd=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        padded_vocab_size=shape.vocab_size,
-        rotary_percentage=1.0,
-        parallel_residual=False,
-        bias=False,
-        norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
-        intermediate_size=shape.ffn_hidden_size,
-    )

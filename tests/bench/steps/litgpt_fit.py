@@ -15,11 +15,12 @@ from typing import Any
 import lightning
 import torch
 from litgpt.args import EvalArgs, TrainArgs
-from litgpt.model import GPT, Config
+from litgpt.model import GPT
 from litgpt.pretrain import fit, initialize_weights
 from litgpt.utils import choose_logger, chunked_cross_entropy, instantiate_torch_optimizer
 from torch.utils.data import DataLoader
 
+from tests.bench.litgpt_model import litgpt_config
 from tests.bench.result import package_versions
 from tests.bench.steps.turns import BareLoop, Plan, Shape, main
 
@@ -28,29 +29,11 @@ def build(shape: Shape, plan: Plan, folder: Path) -> tuple[Callable[[], None], B
     return _framework(shape, plan, folder), _bare(shape)
 
 
-def _config(shape: Shape) -> Config:
-    return Config(
-        name="bench",
-        block_size=shape.sequence_length,
-        n_layer=shape.num_layers,
-        n_head=shape.num_attention_heads,
-        n_embd=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        padded_vocab_size=shape.vocab_size,
-        rotary_percentage=1.0,
-        parallel_residual=False,
-        bias=False,
-        norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
-        intermediate_size=shape.ffn_hidden_size,
-    )
-
-
 def _framework(shape: Shape, plan: Plan, folder: Path) -> Callable[[], None]:
     logger = choose_logger("csv", folder / "litgpt", name="bench", log_interval=1)
     fabric = lightning.Fabric(devices=1, accelerator="cpu", precision="32-true", loggers=[logger])
     fabric.launch()
-    config = _config(shape)
+    config = litgpt_config(shape, num_query_groups=shape.num_attention_heads)
     with fabric.init_module(empty_init=True):
         model = GPT(config)
     initialize_weights(fabric, model, n_layer=config.n_layer, n_embd=config.n_embd)
@@ -97,7 +80,7 @@ def _framework(shape: Shape, plan: Plan, folder: Path) -> Callable[[], None]:
 
 
 def _bare(shape: Shape) -> BareLoop:
-    model = GPT(_config(shape))
+    model = GPT(litgpt_config(shape, num_query_groups=shape.num_attention_heads))
 
     def loss_of(tokens_BT: torch.Tensor) -> torch.Tensor:
         return chunked_cross_entropy(model(tokens_BT[:, :-1].contiguous()), tokens_BT[:, 1:].contiguous())
