@@ -34,7 +34,6 @@ class ProbeHook:
         tokenizer: the run's tokenizer.
         max_length: `train.sequence_length`, the longest model input in tokens.
         flops_per_token: training FLOPs of one token, to date measurements by compute.
-        multiple: rows are padded to a multiple of it, which `parallel.tensor` must divide under sequence parallelism.
     """
 
     def __init__(
@@ -44,14 +43,12 @@ class ProbeHook:
         tokenizer: ProbeTokenizer,
         max_length: int,
         flops_per_token: float,
-        multiple: int = 16,
     ) -> None:
         self.suite = suite
         self.tiers: dict[str, LiveTier] = {}
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._flops_per_token = flops_per_token
-        self._multiple = multiple
         self._store: ProbeStore | None = None
         self._milestones: frozenset[int] | None = None
         self._budget: Budget | None = None
@@ -180,7 +177,7 @@ class ProbeHook:
         wanted = Wanted(
             suite=self.suite.fast() if fast else self.suite,
             tokenizer=self._tokenizer,
-            settings=PlanSettings(**settings, tokens_per_row=probe.tokens_per_row, multiple=self._multiple),
+            settings=PlanSettings(**settings, tokens_per_row=probe.tokens_per_row),
             task_paths=probe.task_paths,
             data_dir=probe.data_dir,
             limit=probe.limit,

@@ -93,7 +93,8 @@ def pack(
         requests: what to score.
         max_length: longest model input in tokens; longer ones lose tokens on the left, as in lm-eval's HFLM.
         tokens_per_row: budget of a row in tokens; only a single block longer than it exceeds it.
-        multiple: row and block lengths are multiples of it (sequence parallelism needs that).
+        multiple: row and block lengths are multiples of it, which GPUs are fast at; what a layout
+            needs besides is the engine's to add.
         block_length: tokens of a block; None chooses by a cost model.
         min_prefix: shortest shared beginning, in tokens, that becomes a row prefix.
     """

@@ -223,7 +223,7 @@ class PlanSettings:
         max_length: longest model input in tokens.
         add_bos: `<s>` stands before every prompt.
         tokens_per_row: token budget of a row.
-        multiple: row lengths are multiples of it.
+        multiple: row lengths are multiples of it. The same in every layout, so that all share one plan and curve.
     """
 
     max_length: int

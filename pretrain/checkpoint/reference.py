@@ -69,16 +69,15 @@ class Reference:
         return cls(version, compute, log_probs)
 
 
-def take_reference(scorer: Scorer, *, vocab_size: int, multiple: int, compute: str) -> Reference:
+def take_reference(scorer: Scorer, *, vocab_size: int, compute: str) -> Reference:
     """Asks the live model; every rank calls it and gets the same bits.
 
     Args:
         scorer: the live engine.
         vocab_size: true vocabulary.
-        multiple: the row's length becomes a multiple of it (sequence parallelism needs that of its ranks).
         compute: number format of the engine's forward, one of `COMPUTES`.
     """
-    scored = scorer.score(reference_rows(vocab_size, multiple=multiple))
+    scored = scorer.score(reference_rows(vocab_size))
     return Reference(VERSION, compute, scored.log_prob_P.astype("<f4").tobytes())
 
 
@@ -98,21 +97,16 @@ def targets(vocab_size: int) -> np.ndarray:
     return ids.reshape(_TARGETS, _PROMPTS, _LENGTH).transpose(1, 2, 0)
 
 
-def reference_rows(vocab_size: int, *, multiple: int = 1) -> PackedRows:
+def reference_rows(vocab_size: int) -> PackedRows:
     """The prompts as one packed row of four blocks."""
     size = _PROMPTS * _LENGTH
-    length = -(-size // multiple) * multiple
-    tokens_S, positions_S, ends_S = (np.zeros(length, np.int32) for _ in range(3))
-    tokens_S[:size] = prompts(vocab_size).reshape(-1)
-    positions_S[:size] = np.tile(np.arange(_LENGTH), _PROMPTS)
-    ends_S[:size] = np.repeat((np.arange(_PROMPTS) + 1) * _LENGTH, _LENGTH)
     row = PackedRow(
         prefix=0,
         num_blocks=_PROMPTS,
         block_length=_LENGTH,
-        tokens_S=tokens_S,
-        positions_S=positions_S,
-        ends_S=ends_S,
+        tokens_S=prompts(vocab_size).reshape(-1).astype(np.int32),
+        positions_S=np.tile(np.arange(_LENGTH, dtype=np.int32), _PROMPTS),
+        ends_S=np.repeat((np.arange(_PROMPTS, dtype=np.int32) + 1) * _LENGTH, _LENGTH),
         num_real_tokens=size,
         wanted_W=np.arange(size),
         pair_wanted_P=np.repeat(np.arange(size), _TARGETS),

@@ -126,7 +126,7 @@ class PackedRows:
     """Work for `Engine.score`: identical on every rank.
 
     Attributes:
-        rows: the rows; each S is a multiple of `multiple`.
+        rows: the rows, of any length: the engine adds the padding that its layout needs.
         num_pairs: number of (position, target) pairs over all rows; ids are 0 … num_pairs - 1.
         digest: hash over all arrays, compared over ranks before scoring starts.
     """

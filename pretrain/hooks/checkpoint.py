@@ -53,7 +53,6 @@ class CheckpointHook:
             return take_reference(
                 run.engine,
                 vocab_size=self._meta.model.vocab_size,
-                multiple=run.config.parallel.tensor,
                 compute="tf32" if fp32 and precision.tf32 else precision.compute,
             )
 

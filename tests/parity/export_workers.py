@@ -66,7 +66,7 @@ def _release_initial(engine: Engine, spec: ModelSpec, job: Job, root: Path, toke
 
 def _export(engine: Engine, spec: ModelSpec, job: Job, layout: Layout, root: Path, tokenizer: Path) -> dict[str, Any]:
     log_prob_BSV = engine.score(_every_id()).log_prob_P.reshape(SEQUENCES, LENGTH, VOCAB)
-    reference = take_reference(engine, vocab_size=VOCAB, multiple=layout.tensor, compute=layout.compute)
+    reference = take_reference(engine, vocab_size=VOCAB, compute=layout.compute)
     publisher = Publisher(root, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=False)
     state = engine.sharded_state()
     meta = dataclasses.replace(_meta(spec, job.maximum(state.optimizer_step())), reference=reference)

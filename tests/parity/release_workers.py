@@ -18,7 +18,7 @@ def save_initial(payload: tuple[Layout, Path]) -> None:
     job = Job(timeout_minutes=5)
     engine = build(layout, job)
     state = engine.engine.sharded_state()
-    reference = take_reference(engine.engine, vocab_size=VOCAB, multiple=layout.tensor, compute=layout.compute)
+    reference = take_reference(engine.engine, vocab_size=VOCAB, compute=layout.compute)
     meta = dataclasses.replace(_meta(engine.spec, 0), reference=reference, layout=engine.engine.describe())
     publisher = Publisher(root, rank=job.rank, world_size=job.world_size, barrier=job.barrier, background=False)
     for step in (0, 1):

@@ -28,7 +28,7 @@ from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.head import pick
 from pretrain.engine.sharded.in_step import InStep
 from pretrain.engine.sharded.score import forward_row, split_by_tokens
-from pretrain.engine.sharded.staged import move, stage
+from pretrain.engine.sharded.staged import move, sequence_parts, stage
 from pretrain.errors import EngineError
 from pretrain.model.layers.cache import CachedAttention, Decode, KeyValueCache, Prefill
 
@@ -152,7 +152,7 @@ class _LockStep:
         self._chunks, self._vocab_size, self._device = chunks, vocab_size, device
         self._config = chunks[0].config
         self._rope_table = chunks[0].rotary_pos_emb.get_emb(longest)
-        self._parts = self._config.tensor_model_parallel_size if self._config.sequence_parallel else 1
+        self._parts = sequence_parts(self._config)
         self._pipeline = parallel_state.get_pipeline_model_parallel_group()
         stage, stages = parallel_state.get_pipeline_model_parallel_rank(), dist.get_world_size(self._pipeline)
         self._previous, self._following = (

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pretrain.engine.base import PackedRow
+from pretrain.engine.sharded.staged import sequence_parts
 from pretrain.errors import EngineError
 
 
@@ -100,5 +101,4 @@ def collectives(model: Any) -> list[str]:
 def _shapes(model: Any, row: PackedRow) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Hidden states of a row, whole and this rank's part of them."""
     config, length = model.config, len(row.tokens_S)
-    parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    return (length, 1, config.hidden_size), (length // parts, 1, config.hidden_size)
+    return (length, 1, config.hidden_size), (length // sequence_parts(config), 1, config.hidden_size)

@@ -26,7 +26,7 @@ from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.head import Head
 from pretrain.engine.sharded.in_step import InStep
-from pretrain.engine.sharded.staged import StagedRow, stage
+from pretrain.engine.sharded.staged import StagedRow, divisible, sequence_parts, stage
 from pretrain.errors import EngineError
 
 
@@ -45,15 +45,14 @@ def score_rows(
         The same bits on every rank.
 
     Raises:
-        EngineError: ranks were given different rows, a row does not fit the layout, or a rank failed on the way (out
-            of memory); the same on every rank, all of which can score again.
+        EngineError: ranks were given different rows, or a rank failed on the way (out of memory); the same on every
+            rank, all of which can score again.
     """
-    config = chunks[0].config
     device = next(chunks[0].parameters()).device
-    _refuse_misfits(rows, config, device)
+    _refuse_differences(rows, device)
     rank, size = groups.replicas()
     shares = split_by_tokens([len(r.tokens_S) for r in rows.rows], size)
-    mine = [rows.rows[i] for i in shares[rank]]
+    mine = [divisible(rows.rows[i], sequence_parts(chunks[0].config)) for i in shares[rank]]
     longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
     head = Head(vocab_size)
     in_step = InStep()
@@ -111,19 +110,12 @@ def evaluation(chunks: Sequence[Any], wrappers: Sequence[Any]) -> Iterator[None]
             wrapper.enable_forward_pre_hook()
 
 
-def _refuse_misfits(rows: PackedRows, config: Any, device: torch.device) -> None:
-    parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    misfit = next((len(r.tokens_S) for r in rows.rows if len(r.tokens_S) % parts), None)
+def _refuse_differences(rows: PackedRows, device: torch.device) -> None:
     digest = int.from_bytes(bytes.fromhex(rows.digest)[:7], "big")
-    told = torch.tensor([digest, -digest, int(misfit is not None)], dtype=torch.int64, device=device)
+    told = torch.tensor([digest, -digest], dtype=torch.int64, device=device)
     dist.all_reduce(told, dist.ReduceOp.MAX)
     if told[0] != -told[1]:
         raise EngineError("Ranks were given different rows to score; the plan must be the same file on every rank.")
-    if told[2]:
-        raise EngineError(
-            f"A row of {misfit} tokens cannot be split over parallel.tensor={parts} with parallel.sequence=true; "
-            f"compile the plan with a multiple of {parts}."
-        )
 
 
 def run_ring(
@@ -151,7 +143,7 @@ def run_ring(
     stage = parallel_state.get_pipeline_model_parallel_rank()
     group = parallel_state.get_pipeline_model_parallel_group()
     following, previous = (dist.get_global_rank(group, (stage + d) % stages) for d in (1, -1))
-    parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    parts = sequence_parts(config)
     ticks = list(_schedule(len(rows), stages, len(chunks)))
     staged: dict[int, StagedRow] = {}
     received: torch.Tensor | None = None

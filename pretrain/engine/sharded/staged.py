@@ -6,6 +6,7 @@ until the GPU has done all that it was given before, so that the host never work
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,28 @@ class StagedRow:
     tokens_1S: torch.Tensor
     rope_S11D: torch.Tensor
     mask: TreeMask | CachedAttention
+
+
+def sequence_parts(config: Any) -> int:
+    """Ranks that share the tokens of a row: the tensor-parallel ones with sequence parallelism, otherwise one.
+
+    Args:
+        config: the model's.
+    """
+    parts: int = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return parts
+
+
+def divisible(row: PackedRow, parts: int) -> PackedRow:
+    """The row with as much padding behind it as it takes to be cut into equal parts.
+
+    This is where the layout is known. Rows come without it, so that one compiled plan serves every layout.
+    """
+    missing = -len(row.tokens_S) % parts
+    if not missing:
+        return row
+    tokens_S, positions_S, ends_S = (np.pad(of, (0, missing)) for of in (row.tokens_S, row.positions_S, row.ends_S))
+    return dataclasses.replace(row, tokens_S=tokens_S, positions_S=positions_S, ends_S=ends_S)
 
 
 def stage(row: PackedRow, rope_table: torch.Tensor, config: Any, attention: CachedAttention | None = None) -> StagedRow:

@@ -34,7 +34,7 @@ def make_run(directory: Path, tokenizer_model: Path, *, steps: tuple[int, ...] =
         for key, shape in megatron_shapes(spec).items():
             whole = megatron_tensor(key, weights.__getitem__, spec)
             chunks += cut([Block(key, shape, (0,) * len(shape), shape)], 0, {"param": whole.reshape(-1)})
-        reference = take_reference(Live(model), vocab_size=spec.vocab_size, multiple=1, compute="fp32")
+        reference = take_reference(Live(model), vocab_size=spec.vocab_size, compute="fp32")
         meta = dataclasses.replace(make_meta(step, spec=spec), reference=reference)
         save(directory / "checkpoints", step, [chunks], meta=meta, kinds=("param",))
     return directory

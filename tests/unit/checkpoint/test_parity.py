@@ -23,7 +23,7 @@ from tests.unit.checkpoint.ranks import make_meta, save, scattered
 
 
 def _reference(model, compute="fp32"):
-    return take_reference(Live(model), vocab_size=VOCABULARY, multiple=7, compute=compute)
+    return take_reference(Live(model), vocab_size=VOCABULARY, compute=compute)
 
 
 def _options(model, tokenizer_model, **more):
