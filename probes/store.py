@@ -112,13 +112,17 @@ class ProbeStore:
             self._seen = _state_of(self.path)
 
     def complete_steps(self, plan: Plan) -> set[int]:
-        """Steps at which every task and every domain of the plan has been measured under the plan's hash."""
-        wanted = {(task.name, task.domain) for task in plan.tasks} | {("mean", task.domain) for task in plan.tasks}
-        found: dict[int, set[tuple[str, str]]] = {}
+        """Steps that need not be scored again: each task that the plan puts to the model has a row under its hash.
+
+        Rows of groups and means of domains do not count: whether there are any depends on the metrics tasks share.
+        """
+        asked = [plan.tasks[index] for index in np.unique(plan.table.task_R)]
+        wanted = {(task.name, task.domain, task.num_fewshot) for task in asked}
+        found: dict[int, set[tuple[str, str, int]]] = {}
         for row in self._rows.values():
             if row.plan_hash == plan.plan_hash and row.suite == plan.suite:
-                found.setdefault(row.step, set()).add((row.task, row.domain))
-        return {step for step, pairs in found.items() if pairs >= wanted}
+                found.setdefault(row.step, set()).add((row.task, row.domain, row.num_fewshot))
+        return {step for step, named in found.items() if named >= wanted}
 
     def write_items(self, plan: Plan, answers: Answers, *, step: int) -> Path:
         """Writes the answers to every request of a step, to `items/<plan_hash>/step_<step>.parquet`.

@@ -91,13 +91,15 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path):
         ProbeStore(tmp_path)
 
 
-def test_a_step_is_complete_when_all_tasks_and_domains_of_the_plan_are_there(tmp_path: Path, plan: Plan):
+def test_a_step_is_complete_when_all_tasks_of_the_plan_are_there_whatever_their_averages(tmp_path: Path, plan: Plan):
     store = ProbeStore(tmp_path)
     parts = [("t_word", "d"), ("t_pairs", "e"), ("mean", "d"), ("mean", "e")]
     store.append([row(1, task=t, domain=d, plan_hash=plan.plan_hash) for t, d in parts])
-    store.append([row(2, task=t, domain=d, plan_hash=plan.plan_hash) for t, d in parts[:3]])
+    store.append([row(2, task=t, domain=d, plan_hash=plan.plan_hash) for t, d in (parts[0], *parts[2:])])
     store.append([row(3, task=t, domain=d, plan_hash="other") for t, d in parts])
-    assert store.complete_steps(plan) == {1}
+    store.append([row(4, task=t, domain=d, plan_hash=plan.plan_hash) for t, d in parts[:2]])
+    store.append([row(5, task=t, domain=d, plan_hash=plan.plan_hash, num_fewshot=5) for t, d in parts])
+    assert store.complete_steps(plan) == {1, 4}
 
 
 def test_answers_to_every_request_are_kept_in_parquet(tmp_path: Path, plan: Plan):

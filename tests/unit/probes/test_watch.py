@@ -215,6 +215,22 @@ def test_every_checkpoint_on_the_calendar_is_scored_once_oldest_first(run: FakeR
     assert len(run.scorer.calls) == calls and [row["step"] for row in run.journal(SCORED)] == [0, 10, 20, 30, 40]
 
 
+def test_tasks_of_one_domain_that_share_no_metric_are_scored_once_each(
+    tmp_path: Path, task_folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No mean over the domain can be made then, so that the record has none to wait for."""
+    (tmp_path / "mixed.yaml").write_text("tasks:\n- {task: t_pairs, domain: d}\n- {task: t_text, domain: d}\n")
+    settings = Settings(suite=str(tmp_path / "mixed.yaml"), task_paths=[str(task_folder)], tokens_per_row=128)
+    examiner = Examiner(settings, tokenizer, max_length=256, add_bos=False, cache=None)
+    run = FakeRun(tmp_path / "run", examiner, monkeypatch)
+    run.save(0, 10)
+    run.scorer.killed_after = 2  # one call for each checkpoint
+    run.watcher("now").run()
+    assert run.steps() == [0, 10] and "mean" not in {row["task"] for row in run.rows()}
+    run.watcher("now").run()
+    assert [row["step"] for row in run.journal(SCORED)] == [0, 10]
+
+
 def test_a_killed_watcher_goes_on_in_the_middle_of_a_suite(run: FakeRun) -> None:
     run.save(0, 10)
     run.watcher("now").run()
