@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pretrain.config.load import data_changes, difference, load_yaml, to_yaml
 from pretrain.config.run import RunConfig
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
 
 CONFIG_NAME = "config.yaml"
@@ -49,9 +49,7 @@ def claim(config: RunConfig) -> Path:
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".writing")
-        temporary.write_text(to_yaml(config), encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, to_yaml(config))
     except OSError as error:
         raise ConfigError(f"run.dir={config.run.dir}: {error}. Choose a folder that can be written.") from None
     return directory

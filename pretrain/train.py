@@ -40,6 +40,7 @@ from pretrain.data.run_order import (
     write_order,
 )
 from pretrain.directory import CHECKPOINTS, EXPORTS, claim
+from pretrain.durable import replace_file
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
 from pretrain.engine.job import Job, environment_world_size
@@ -152,7 +153,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
 def _keep_records(engine: Engine, data: PreparedData, directory: Path) -> None:
     data.tokenizer.save(directory / TOKENIZER_NAME)
     for name, text in engine.records().items():
-        (directory / name).write_text(text)
+        replace_file(directory / name, text)
 
 
 def _prepare_data(config: RunConfig, job: Job, directory: Path) -> PreparedData:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import ProbeError
-from probes.lock import exclusive
+from pretrain.locks import exclusive
 from probes.store import LOCK_FILE
 
 JOURNAL_FILE = "watch.jsonl"

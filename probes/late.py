@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 from pretrain.config.run import RunConfig
 from pretrain.errors import ProbeError
+from pretrain.locks import Held
 from pretrain.track.sink import RunInfo, Sink
 from probes.journal import Journal, Place
-from probes.lock import TRAINING_LOCK, Held
 from probes.record import Measurement
 from probes.store import ProbeStore
 from probes.tier import dashboard_values
 
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run, StepReport
+
+TRAINING_LOCK = ".training.lock"
+"""Held by the process that has the run's views open."""
 
 EVERY_STEPS = 10
 """How often training looks for new scores."""
@@ -136,11 +139,14 @@ def show_rest(
     if not journal.unshown():
         return []
     lock, deadline = Held(directory / TRAINING_LOCK), time.monotonic() + wait_seconds
-    while not lock.take():
-        if time.monotonic() > deadline:
-            say(f"Scores were not shown in W&B and TensorBoard: {lock.holder()} still has them open.")
-            return []
-        time.sleep(0.2)
+    try:
+        while not lock.take():
+            if time.monotonic() > deadline:
+                say(f"Scores were not shown in W&B and TensorBoard: {lock.holder()} still has them open.")
+                return []
+            time.sleep(0.2)
+    except OSError as error:
+        raise ProbeError(f"{directory} cannot be locked: {error}. Check the disk's permissions.") from error
     sinks = _open(config, info, say)
     try:
         return show_unshown(journal, store, lambda values, step, tokens: _log(sinks, values, step, tokens, say))

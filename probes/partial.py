@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.durable import replacing
 from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import ProbeError
 
@@ -66,10 +66,9 @@ class PartialAnswers:
         if self._folder is None:
             return
         path = self._folder / f"slice_{self._next:04d}.npz"
-        temporary = path.with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(
                     file,
                     stamp=np.frombuffer(self._stamp.encode(), np.uint8),
@@ -79,9 +78,6 @@ class PartialAnswers:
                     is_greedy=scored.is_greedy_P,
                     seconds=np.float64(seconds),
                 )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
             raise ProbeError(f"{path} cannot be written: {error}. Check the disk's space and permissions.") from error
         self._next += 1

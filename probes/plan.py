@@ -10,14 +10,13 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pretrain.durable import replacing_folder
 from pretrain.engine.base import PackedRow, PackedRows
 from pretrain.errors import ProbeError
 from probes.items import StoredSuite
@@ -161,23 +160,14 @@ class Plan:
             "tokenizer": self.tokenizer,
             "settings": dataclasses.asdict(self.settings),
         }
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            with (temporary / "plan.npz").open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-                _sync(file)
-            with (temporary / "items.json.gz").open("wb") as file:
-                file.write(self.stored.to_bytes())
-                _sync(file)
-            for name in _BINARIES:
-                body[f"{name}_sha256"] = _sha256((temporary / name).read_bytes())
-            with (temporary / "plan.json").open("wb") as file:
-                file.write(json.dumps({"sha256": _sha256(_canonical(body)), "plan": body}, indent=1).encode())
-                _sync(file)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
+            with replacing_folder(folder) as temporary:
+                np.savez_compressed(temporary / "plan.npz", allow_pickle=False, **arrays)
+                (temporary / "items.json.gz").write_bytes(self.stored.to_bytes())
+                for name in _BINARIES:
+                    body[f"{name}_sha256"] = _sha256((temporary / name).read_bytes())
+                document = {"sha256": _sha256(_canonical(body)), "plan": body}
+                (temporary / "plan.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
         except OSError as error:
             raise ProbeError(f"The plan of suite {self.suite} cannot be written to {folder}: {error}") from error
 
@@ -307,8 +297,3 @@ def _canonical(value: Any) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -6,12 +6,12 @@ Every task is built with what was fetched, so that a suite that has been fetched
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
 from probes.finder import DataSource, TaskFinder, data_from_folder, fewshot_split
 from probes.local_data import dataset_folder, find_splits
@@ -106,10 +106,9 @@ def _fetch(config: Any, folder: Path, wanted: set[str]) -> list[str]:
             )
             splits = sorted(wanted & set(found))
             for split in splits:
-                partial = folder / f".{split}.{os.getpid()}.partial"
-                found[split].to_parquet(partial)
-                os.replace(partial, folder / f"{split}.parquet")
-            (folder / _EXISTING).write_text(json.dumps(sorted(found)))
+                with replacing(folder / f"{split}.parquet") as temporary:
+                    found[split].to_parquet(temporary)
+            replace_file(folder / _EXISTING, json.dumps(sorted(found)))
     except Exception as error:  # noqa: BLE001 (datasets and its hub client raise errors of many kinds)
         raise _explained(config, error) from error
     return splits

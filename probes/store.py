@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
-from probes.lock import exclusive
+from pretrain.locks import exclusive
 from probes.record import Measurement
 
 if TYPE_CHECKING:
@@ -155,18 +156,12 @@ class ProbeStore:
         path = self._items / plan.plan_hash / f"step_{step:08d}.parquet"
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".parquet.tmp")
-            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
         return path
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_suffix(".jsonl.tmp")
-        with temporary.open("wb") as file:
-            file.write(_lines(self._rows.values()))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        replace_file(self.path, _lines(self._rows.values()))
         self._seen = _state_of(self.path)
 
 

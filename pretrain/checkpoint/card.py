@@ -7,7 +7,6 @@ later; what somebody adds outside the marks stays. The record is read as JSON li
 from __future__ import annotations
 
 import json
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pretrain.checkpoint.digests import CARD_NAME
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.parity import Parity
 from pretrain.config.run import RunConfig
+from pretrain.durable import replace_file
 from pretrain.errors import CheckpointError
 from pretrain.model.spec import ModelSpec
 
@@ -152,7 +152,7 @@ def complete_card(folder: Path, scores: Sequence[Score], *, loaded_from: str | N
     Raises:
         CheckpointError: the card cannot be read or written.
     """
-    path, temporary = folder / CARD_NAME, folder.with_name(f".{folder.name}.card")
+    path = folder / CARD_NAME
     try:
         before = path.read_text(encoding="utf-8")
         text = before if loaded_from is None else _with_section(before, _LOADING, _loading(loaded_from))
@@ -161,8 +161,7 @@ def complete_card(folder: Path, scores: Sequence[Score], *, loaded_from: str | N
             text = _with_index(text, _model_index(folder.name, scores))
         if text == before:
             return False
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, text)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} was not completed: {error}. Mend that and release again.") from error
     return True

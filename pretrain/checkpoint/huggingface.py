@@ -7,7 +7,6 @@ live model said (`parity.py`), and renamed: a folder that has the final name is 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from pretrain.checkpoint.huggingface_source import INDEX, SINGLE
 from pretrain.checkpoint.parity import Parity, measure_parity
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.reference import VERSION, Reference
-from pretrain.checkpoint.shards import fsync_path
 from pretrain.checkpoint.tokenizer_files import SentencePieceModel, read_sentencepiece, write_tokenizer_files
+from pretrain.durable import replacing_folder
 from pretrain.errors import CheckpointError
 from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, to_huggingface
 from pretrain.model.spec import ModelSpec
@@ -128,37 +127,30 @@ def export_weights(
         raise CheckpointError(
             f"{tokenizer_model} has {len(tokenizer.pieces)} pieces, the model {spec.vocab_size}. Name the run's own."
         )
-    temporary = out.with_name(f".{out.name}.writing")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write_weights(_converted(weights, spec, DTYPES[dtype]), temporary, max_shard_bytes)
-        exact = write_tokenizer_files(tokenizer_model, temporary, add_bos=add_bos)
-        _write_configs(temporary, spec, tokenizer, sequence_length, dtype)
-        problem = vocabulary_problem(temporary, num_pieces=len(tokenizer.pieces))
-        if problem is not None:
-            raise CheckpointError(f"{out} was not exported: {problem}. The checkpoint is untouched.")
-        parity = _parity(temporary, out, spec, reference, dtype, tolerance)
-        text = card_text(
-            out.name,
-            spec,
-            sequence_length=sequence_length,
-            dtype=dtype,
-            is_tokenizer_exact=exact,
-            parity=parity,
-            origin=card,
-        )
-        (temporary / CARD_NAME).write_text(text, "utf-8")
-        write_digests(temporary)
-        for path in (*temporary.iterdir(), temporary):
-            fsync_path(path)
-        _replace(temporary, out)
+        with replacing_folder(out) as folder:
+            _write_weights(_converted(weights, spec, DTYPES[dtype]), folder, max_shard_bytes)
+            exact = write_tokenizer_files(tokenizer_model, folder, add_bos=add_bos)
+            _write_configs(folder, spec, tokenizer, sequence_length, dtype)
+            problem = vocabulary_problem(folder, num_pieces=len(tokenizer.pieces))
+            if problem is not None:
+                raise CheckpointError(f"{out} was not exported: {problem}. The checkpoint is untouched.")
+            parity = _parity(folder, out, spec, reference, dtype, tolerance)
+            text = card_text(
+                out.name,
+                spec,
+                sequence_length=sequence_length,
+                dtype=dtype,
+                is_tokenizer_exact=exact,
+                parity=parity,
+                origin=card,
+            )
+            (folder / CARD_NAME).write_text(text, "utf-8")
+            write_digests(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{out} was not exported: {error}. Free space or choose another folder; the checkpoint is untouched."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Export(out, parity)
 
 
@@ -233,16 +225,6 @@ def _write_configs(
     _write_json(folder / "config.json", config)
     generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False}
     _write_json(folder / "generation_config.json", generation)
-
-
-def _replace(temporary: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
-    fsync_path(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 from pretrain.checkpoint.blocks import KINDS
 from pretrain.checkpoint.coverage import Piece, coverage_problem
 from pretrain.checkpoint.reference import Reference
-from pretrain.checkpoint.shards import BYTES_PER_ELEMENT, fsync_path, shard_name, write_text
+from pretrain.checkpoint.shards import BYTES_PER_ELEMENT, shard_name
+from pretrain.durable import replace_file
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.model.spec import ModelSpec
 
@@ -153,8 +154,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Puts the manifest into `folder`, atomically and durably."""
-        write_text(folder / MANIFEST_NAME, self.to_text())
-        fsync_path(folder)
+        replace_file(folder / MANIFEST_NAME, self.to_text())
 
     def to_text(self) -> str:
         """The file's text, one line."""

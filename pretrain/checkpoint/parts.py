@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.checkpoint.manifest import ChunkRecord, FileRecord, chunk_from_json, chunk_to_json
-from pretrain.checkpoint.shards import WrittenShard, fsync_path, names_in, shard_name, write_text
+from pretrain.checkpoint.shards import WrittenShard, names_in, shard_name
+from pretrain.durable import replace_file, sync
 from pretrain.errors import CheckpointError
 
 _POLL_SECONDS = (0.005, 0.25)
@@ -58,7 +59,7 @@ def write(folder: Path, part: Part) -> None:
         "shapes": part.shapes,
         "chunks": [chunk_to_json(chunk) for chunk in part.chunks],
     }
-    write_text(folder / _part_name(part.rank), json.dumps(values, separators=(",", ":")))
+    replace_file(folder / _part_name(part.rank), json.dumps(values, separators=(",", ":")))
 
 
 def report_failure(folder: Path, rank: int, kinds: Sequence[str], reason: str) -> None:
@@ -67,7 +68,7 @@ def report_failure(folder: Path, rank: int, kinds: Sequence[str], reason: str) -
         for kind in kinds:
             (folder / shard_name(kind, rank)).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        write_text(folder / f"failed_{rank:05d}.txt", reason[:_MAX_NOTE_CHARACTERS])
+        replace_file(folder / f"failed_{rank:05d}.txt", reason[:_MAX_NOTE_CHARACTERS])
 
 
 def failures(folder: Path) -> dict[int, str]:
@@ -125,7 +126,7 @@ def remove_all(folder: Path) -> None:
     for name in names_in(folder):
         if name.startswith("part_") or name.endswith(".tmp"):
             (folder / name).unlink()
-    fsync_path(folder)
+    sync(folder)
 
 
 def _part_name(rank: int) -> str:

@@ -21,8 +21,9 @@ from pretrain.checkpoint.blocks import KINDS, Block, Chunk
 from pretrain.checkpoint.manifest import CheckpointMeta, ChunkRecord, Manifest
 from pretrain.checkpoint.reader import LATEST_NAME, damage_in, folder_name
 from pretrain.checkpoint.reference import Reference
-from pretrain.checkpoint.shards import fsync_path, names_in, shard_name, write_shard, write_text
+from pretrain.checkpoint.shards import names_in, shard_name, write_shard
 from pretrain.checkpoint.staging import Staging
+from pretrain.durable import rename, replace_file, sync
 from pretrain.errors import CheckpointError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -211,7 +212,7 @@ class Publisher:
             data = self._staging.row(row, save.num_elements)
             written.append(write_shard(folder / shard_name(kind, self._rank), names, sizes, data))
         for kind in self._kinds:  # after all writes: the disk works while the next kind is hashed
-            fsync_path(folder / shard_name(kind, self._rank))
+            sync(folder / shard_name(kind, self._rank))
         digests_of_chunks = zip(*(shard.digests for shard in written), strict=True)
         records, at = [], 0
         for (block, start, numel), digests in zip(save.staged, digests_of_chunks, strict=True):
@@ -240,10 +241,9 @@ class Publisher:
             ) from error
         parts.remove_all(folder)
         manifest.write(folder)
-        folder.rename(final)
-        fsync_path(self._root)
+        rename(folder, final)
         with contextlib.suppress(OSError):  # advisory: nothing of ours reads it
-            write_text(self._root / LATEST_NAME, final.name + "\n")
+            replace_file(self._root / LATEST_NAME, final.name + "\n")
         if self._on_published is not None:
             self._on_published(final)
 
@@ -266,7 +266,7 @@ def _keep_or_move_aside(final: Path, meta: CheckpointMeta, names: set[str]) -> N
     number = 1
     while f"{final.name}.{label}-{number}" in names:
         number += 1
-    final.rename(final.with_name(f"{final.name}.{label}-{number}"))
+    rename(final, final.with_name(f"{final.name}.{label}-{number}"))
 
 
 def _explained(error: Exception, final: Path, needed_bytes: int) -> CheckpointError:

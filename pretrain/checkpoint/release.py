@@ -8,8 +8,6 @@ before, doing it again does what is missing. Both a run (`pretrain.hooks.release
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.run_order import ORDER_NAME, read_order
 from pretrain.directory import CHECKPOINTS, CONFIG_NAME, EXPORTS
 from pretrain.errors import CheckpointError
+from pretrain.locks import exclusive
 from pretrain.naming import checkpoint_name, has_fields
 
 
@@ -175,19 +174,12 @@ def _chunk_ends(directory: Path) -> list[int]:
 
 @contextlib.contextmanager
 def _exclusive(out: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends.
-
-    On a file system without locks everybody goes on: then do not release beside a run that exports.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = out.with_name(f".{out.name}.lock").open("wb")  # beside it: the folder holds releases and nothing else
-    except OSError as error:
-        raise CheckpointError(f"{out} cannot be written: {error.strerror}. Choose another folder.") from error
-    with file:
+    """One process at a time makes releases in a folder; the lock ends with the process that holds it."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            out.mkdir(parents=True, exist_ok=True)
+            # The lock is beside the folder, which holds releases and nothing else.
+            held.enter_context(exclusive(out.with_name(f".{out.name}.lock")))
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise CheckpointError(f"{file.name} cannot be locked: {error.strerror}.") from error
+            raise CheckpointError(f"{out} cannot be written: {error.strerror}. Choose another folder.") from error
         yield

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pretrain.checkpoint.blocks import KINDS, WEIGHTS_ONLY
 from pretrain.checkpoint.reader import list_checkpoints
-from pretrain.checkpoint.shards import fsync_path, names_in
+from pretrain.checkpoint.shards import names_in
+from pretrain.durable import sync
 from pretrain.errors import ConfigError
 
 _MOMENTS = tuple(kind for kind in KINDS if kind not in WEIGHTS_ONLY)
@@ -56,4 +57,4 @@ def _remove_moments(path: Path) -> None:
     for name in leftovers:
         (path / name).unlink()
     if leftovers:
-        fsync_path(path)
+        sync(path)

@@ -6,7 +6,6 @@ A shard is a valid safetensors file of 1-D fp32 tensors, one per chunk, so that 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ def shard_name(kind: str, rank: int) -> str:
 
 
 def write_shard(path: Path, names: Sequence[str], sizes: Sequence[int], data: np.ndarray) -> WrittenShard:
-    """Writes tensors that lie one after another; not yet durable (`fsync_path`).
+    """Writes tensors that lie one after another; not yet durable (`pretrain.durable.sync`).
 
     Args:
         path: file to create or overwrite.
@@ -102,34 +101,6 @@ def damage_in_shard(path: Path, head: tuple[int, str], pieces: Sequence[tuple[st
             if hasher.hexdigest() != digest:
                 return f"{label}: digest {hasher.hexdigest()}, expected {digest}"
     return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole: after a crash there is the old text or the new, never a part.
-
-    The new name is durable once the folder is synced too (`fsync_path`).
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        _write_all(descriptor, memoryview(text.encode()))
-        os.fsync(descriptor)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    finally:
-        os.close(descriptor)
-    temporary.rename(path)
-
-
-def fsync_path(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def names_in(folder: Path) -> set[str]:

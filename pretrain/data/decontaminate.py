@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from pretrain.data.documents import Document, Piece, Rejected, read_piece
 from pretrain.data.files import InputFile, find_files, is_remote
 from pretrain.data.lines import Broken, read_chunks, read_lines
 from pretrain.data.ngrams import Item, NgramIndex, iterate_texts
+from pretrain.durable import replacing
 from pretrain.errors import DataError
 
 _LONGEST_ITEM_BYTES = 1 << 26
@@ -244,19 +244,15 @@ def _write_without(file: InputFile, dropped: set[int], target: Path, *, max_line
     """Copies a file, lines byte for byte, but for some of them; a text file is one document, so it is copied or not."""
     if file.format == "text" and dropped:
         return
-    partial = target.with_name(f"{target.name}.writing-{os.getpid()}")
     try:
-        with ExitStack() as opened:
-            out = _packed(partial, file.path, opened)
+        with replacing(target) as temporary, ExitStack() as opened:
+            out = _packed(temporary, file.path, opened)
             for content in _kept(file, dropped, max_line_bytes=max_line_bytes):
                 out.write(content)
-        os.replace(partial, target)
     except Broken as broken:
         raise DataError(f"{file.path}: {broken}") from None
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _kept(file: InputFile, dropped: set[int], *, max_line_bytes: int) -> Iterator[bytes]:

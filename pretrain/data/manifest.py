@@ -20,8 +20,9 @@ from pretrain.config.run import RunConfig
 from pretrain.data.files import InputFile, digest, find_files, open_file
 from pretrain.data.shards import describe_file
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.data.unit_state import ShardCounts, UnitState, sum_rejected, write_durably
+from pretrain.data.unit_state import ShardCounts, UnitState, sum_rejected
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit, stamp
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, DataError, TokenizerError
 
 MANIFEST_NAME = "manifest.json"
@@ -124,7 +125,7 @@ def write_manifests(
         _check_counts(name, source, config)
         (directory / name).mkdir(exist_ok=True)
         path = directory / name / MANIFEST_NAME
-        write_durably(path, json.dumps(source, indent=1) + "\n")
+        replace_file(path, json.dumps(source, indent=1) + "\n")
         kept = {key: source[key] for key in ("train", "validation", "rejected")}
         sources[name] = kept | {"manifest": describe_file(path)}
     manifest = {
@@ -134,7 +135,7 @@ def write_manifests(
         "sources": sources,
         "files": {TOKENIZER_NAME: describe_file(directory / TOKENIZER_NAME)},
     }
-    write_durably(directory / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+    replace_file(directory / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 from pretrain.config.run import RunConfig
 from pretrain.data.execute import LOGS, count_workers, run_units
 from pretrain.data.files import is_remote
-from pretrain.data.locks import exclusive
 from pretrain.data.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
@@ -45,9 +43,11 @@ from pretrain.data.shards import ENDINGS, cannot_write
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.tokenizer_loss import SAMPLE_BYTES, require_lossless
 from pretrain.data.tokenizer_training import train_tokenizer
-from pretrain.data.unit_state import STATE, write_durably
+from pretrain.data.unit_state import STATE
 from pretrain.data.units import PLAN_NAME, TOKEN_CHUNKS, Plan, make_plan, stamp, write_plan
+from pretrain.durable import rename, replace_file, sync
 from pretrain.errors import DataError, TokenizerError
+from pretrain.locks import exclusive
 
 __all__ = ["Making", "PreparedData", "PreparedSource", "ensure_prepared", "finish", "making", "open_prepared"]
 __all__ += ["training_text"]
@@ -223,7 +223,7 @@ def _tokenizer(config: RunConfig, files: Files, *, writing: Path, given: Tokeniz
         text = training_text(config, files)
         tokenizer = train_tokenizer(text, path, vocab_size=options.vocab_size, preset=options.preset)
     tokenizer.save(path)
-    write_durably(recipe_path, wanted)
+    replace_file(recipe_path, wanted)
     if TOKEN_CHUNKS not in files:
         sample = training_text(config, files, num_bytes=SAMPLE_BYTES)
         require_lossless(tokenizer, sample, config.tokenizer.accept_loss)
@@ -245,10 +245,9 @@ def _publish(made: Making, watch: Watch) -> None:
         elif name not in wanted and name != PLAN_NAME and name != _RECIPE_NAME:
             path.unlink()
     for path in (*(p for p in made.writing.iterdir() if p.is_dir()), made.writing):
-        _sync(path)
+        sync(path)
     _rename(made.writing, made.directory)
     _clean(made.directory)
-    _sync(made.directory.parent)
 
 
 def _clean(directory: Path) -> None:
@@ -262,16 +261,8 @@ def _clean(directory: Path) -> None:
 
 def _rename(writing: Path, directory: Path) -> None:
     try:
-        os.rename(writing, directory)
+        rename(writing, directory)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not (directory / MANIFEST_NAME).exists():
             raise
         shutil.rmtree(writing, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,6 @@ on where it stood. `ORDER_NAME` in the run directory holds the same, for whoever
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +19,7 @@ from pretrain.config.run import RunConfig
 from pretrain.data.chunked import ChunkedOrder
 from pretrain.data.order import MixtureOrder, Order, SampleOrder, SequentialOrder, Shares
 from pretrain.data.prepare import PreparedData
+from pretrain.durable import replace_file
 from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.skips import Skips
 
@@ -195,16 +195,14 @@ class RunOrder:
 
 
 def write_order(directory: Path, record: RunOrder) -> None:
-    """Writes `ORDER_NAME` of a run directory, atomically."""
+    """Writes `ORDER_NAME` of a run directory, durably."""
     values = {
         **record.history.state_dict(),
         "prepared": record.prepared,
         "world_size": record.world_size,
         "chunk_ends": record.chunk_ends,
     }
-    partial = directory / f"{ORDER_NAME}.writing"
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, directory / ORDER_NAME)
+    replace_file(directory / ORDER_NAME, json.dumps(values, indent=1) + "\n")
 
 
 def read_order(directory: Path) -> RunOrder:

@@ -15,13 +15,13 @@ import numpy as np
 
 from pretrain.data.documents import read_piece
 from pretrain.data.files import digest, open_file
-from pretrain.data.locks import exclusive
 from pretrain.data.records import Document, Item, Piece, Rejected, TokenRow
 from pretrain.data.shard_writer import ENDINGS, Position, ShardWriter, delete_shard, drop_lengths
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.unit_state import ShardCounts, UnitState, check_limits, read_state, state_path, write_state
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit, stamp
 from pretrain.errors import DataError
+from pretrain.locks import exclusive
 
 SPLITS = ("train", "validation")
 KINDS = (*SPLITS, "heldout")

@@ -23,8 +23,8 @@ from pretrain.data.execute import LOGS, clear_errors, find_error
 from pretrain.data.prepare import Making, finish, making
 from pretrain.data.prepared import given_tokenizer
 from pretrain.data.progress import Say, Watch
-from pretrain.data.unit_state import write_durably
 from pretrain.data.worker import TokeniseUnit
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, DataError
 
 _JOB_NAME = "fineline-prepare"
@@ -162,7 +162,7 @@ def prepare_on_slurm(
             raise ConfigError(
                 f"sbatch refused the job (exit code {failed.returncode}); see its message above."
             ) from None
-        write_durably(jobs_path, json.dumps([str(array.job_id), str(array.finishing_id)]))
+        replace_file(jobs_path, json.dumps([str(array.job_id), str(array.finishing_id)]))
         say(
             f"submitted {len(unfinished)} units as array {array.job_id}, and job {array.finishing_id}, which publishes "
             f"{made.directory} when they are done; logs are in {made.writing / LOGS}. The same command run again says "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.durable import replace_file
 from pretrain.errors import TokenizerError
 
 _SPACE = "\u2581"
@@ -90,11 +90,8 @@ class Tokenizer:
         return cls(model, name=str(path))
 
     def save(self, path: str | Path) -> None:
-        """Writes the model file, atomically."""
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.writing-{os.getpid()}")
-        partial.write_bytes(self.model)
-        os.replace(partial, target)
+        """Writes the model file, durably."""
+        replace_file(Path(path), self.model)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one document, without BOS and EOS; empty for empty text."""

@@ -7,7 +7,6 @@ as good as not begun.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pretrain.data.records import Rejected
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit
+from pretrain.durable import replace_file
 from pretrain.errors import DataError
 
 STATE = "state"
@@ -123,17 +123,7 @@ def read_state(writing: Path, unit: Unit) -> UnitState:
 def write_state(writing: Path, unit: Unit, state: UnitState) -> None:
     """Replaces the state of a unit, durably: a kill or a crash leaves this one or the one before."""
     path = state_path(writing, unit.number)
-    write_durably(path, json.dumps(asdict(state), indent=1) + "\n")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replaces a file as a whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    replace_file(path, json.dumps(asdict(state), indent=1) + "\n")
 
 
 def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_complete: bool) -> None:

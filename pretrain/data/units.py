@@ -16,6 +16,7 @@ from typing import Any
 from pretrain.config.run import RunConfig
 from pretrain.data.files import TOKEN_IDS, InputFile, file_system, is_remote
 from pretrain.data.records import Piece
+from pretrain.durable import replace_file
 from pretrain.errors import DataError
 
 PLAN_NAME = "plan.json"
@@ -221,9 +222,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         }
         for unit in plan.units
     ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values), encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, json.dumps(values))
 
 
 def read_plan(path: Path) -> Plan:

@@ -25,8 +25,9 @@ from pretrain.data.execute import LOGS
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.shards import run_unit
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.data.unit_state import STATE, write_durably
+from pretrain.data.unit_state import STATE
 from pretrain.data.units import PLAN_NAME, Plan, read_plan
+from pretrain.durable import replace_file
 from pretrain.errors import FinelineError
 
 _PR_SET_PDEATHSIG = 1
@@ -65,7 +66,7 @@ class TokeniseUnit(PipelineStep):
             run_unit(writing, plan, unit, tokenizer=tokenizer, on_items=check)
         except FinelineError as error:
             try:
-                write_durably(error_path, json.dumps({"type": type(error).__name__, "message": str(error)}))
+                replace_file(error_path, json.dumps({"type": type(error).__name__, "message": str(error)}))
             except OSError:
                 print(f"error: {error}", file=sys.stderr)
             raise RuntimeError(str(error)) from None  # datatrove pickles it: of a type that needs nothing of ours

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.config.load import compose
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.plan.plan import Plan, make_plan
 from pretrain.plan.text import to_text
@@ -76,7 +77,7 @@ def _whole(key: str, text: str) -> list[int]:
 
 def _write(path: Path, plan: Plan) -> None:
     try:
-        path.write_text(json.dumps(dataclasses.asdict(plan), indent=2) + "\n", "utf-8")
+        replace_file(path, json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error.strerror}. Choose a folder that exists.") from error
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pretrain.durable import replace_file
 from pretrain.track.sink import RunInfo, TrackError
 
 METRICS_FILE = "metrics.jsonl"
@@ -127,7 +128,7 @@ class _LineFile:
 
 
 def _truncate(path: Path, *, last_step: int | None) -> list[bytes]:
-    """Drops a torn last line and rows after `last_step`, atomically; returns the lines kept, newline included."""
+    """Drops a torn last line and rows after `last_step`, durably; returns the lines kept, newline included."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -145,12 +146,7 @@ def _truncate(path: Path, *, last_step: int | None) -> list[bytes]:
         if last_step is None or row["step"] <= last_step:
             kept.append(line)
     if len(kept) != len(lines):
-        temporary = path.with_name(f".{path.name}.partial")
-        with open(temporary, "wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, b"".join(kept))
     return kept
 
 

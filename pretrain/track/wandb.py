@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config.track import WandbConfig
+from pretrain.durable import replace_file
 from pretrain.track import names
 from pretrain.track.sink import RunInfo
 
@@ -131,5 +132,5 @@ def _run_id(folder: Path) -> str:
     if path.exists() and (known := path.read_text().strip()):
         return known
     fresh = secrets.token_hex(4)
-    path.write_text(fresh + "\n")
+    replace_file(path, fresh + "\n")
     return fresh

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, ProbeError
 from probes.commands.arguments import parse_keys
 
@@ -149,7 +150,7 @@ def _write_out(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         described = {"path": str(target.path.resolve()), **examiner.describe()}
-        (folder / "scored.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        replace_file(folder / "scored.json", json.dumps(described, indent=1) + "\n")
     except OSError as error:
         raise ProbeError(f"out={folder} cannot be written: {error}. Name another folder.") from error
     store = ProbeStore(folder)

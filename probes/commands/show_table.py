@@ -10,11 +10,11 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.durable import replace_file
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
 
@@ -131,11 +131,9 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row))
     whole = [{name: _plain(row.get(name)) for name in names} for row in rows]
     content = {".csv": _csv, ".parquet": _parquet, ".json": _json}[path.suffix](whole, names)
-    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        replace_file(path, content)
     except OSError as error:
         raise ProbeError(f"--output {path} cannot be written: {error}. Name another file.") from error
 

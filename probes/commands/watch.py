@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 HELP = "score a run's checkpoints as they come, from a job of its own"
 
 _OWN_KEYS = {"poll_seconds": "whole number", "until": "text", "generate": "flag"}
+_LOCK_FILE = ".watch.lock"
 _POLL_SECONDS = 15
 _TIMEOUT_MINUTES = 60
 
@@ -49,9 +50,9 @@ def run(options: argparse.Namespace) -> int:
     """
     from pretrain.directory import CONFIG_NAME
     from pretrain.engine.job import Job
+    from pretrain.locks import Held
     from probes.beside import KEYS, Settings
     from probes.commands.report import run_directory
-    from probes.lock import WATCH_LOCK, Held
 
     values = parse_keys(options.settings, {**KEYS, **_OWN_KEYS})
     settings, until, poll_seconds = Settings.from_keys(values), _until(values), _poll_seconds(values)
@@ -59,10 +60,14 @@ def run(options: argparse.Namespace) -> int:
     if not (directory / CONFIG_NAME).is_file():
         raise ProbeError(f"{directory} has no {CONFIG_NAME}: start the run first, then watch it.")
     job = Job(timeout_minutes=_TIMEOUT_MINUTES)
-    lock = Held(directory / WATCH_LOCK)
+    lock = Held(directory / _LOCK_FILE)
 
     def take() -> None:
-        if not lock.take():
+        try:
+            is_mine = lock.take()
+        except OSError as error:
+            raise ProbeError(f"{directory} cannot be locked: {error}. Check the disk's permissions.") from error
+        if not is_mine:
             raise ProbeError(
                 f"{directory} is being watched by {lock.holder()} already. End that one first; two would score the "
                 f"same checkpoints."

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from pretrain.durable import replace_file
 from probes.report.figures import Figure
 from probes.report.run_files import ReportError
 
@@ -58,16 +58,14 @@ class Head:
 
 
 def write_page(text: str, output: Path) -> Path:
-    """Writes a page, replacing what was there atomically; returns `output`.
+    """Writes a page, replacing what was there; returns `output`.
 
     Raises:
         ReportError: it cannot be written.
     """
-    temporary = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, output)
+        replace_file(output, text)
     except OSError as error:
         raise ReportError(f"Cannot write the report to {output}: {error}") from error
     return output

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
+from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +137,5 @@ def _lines(report: dict[str, Any], *, num_examples: int) -> Iterator[str]:
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.writing-{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

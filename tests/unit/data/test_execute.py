@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
-import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from pretrain import locks
 from pretrain.config.run import RunConfig
-from pretrain.data import locks
 from pretrain.data.__main__ import main
-from pretrain.data.locks import exclusive
 from pretrain.data.prepare import Making, ensure_prepared, making
 from pretrain.data.unit_state import UnitState, read_state
 from pretrain.errors import DataError
+from tests.support.file_systems import without_flock
 
 
 def digests(directory: Path) -> dict[str, bytes]:
@@ -197,74 +194,11 @@ def wait_for(is_so: Callable[[], bool], *, seconds: float = 120) -> None:
         time.sleep(0.5)
 
 
-# Locks
-
-
-def _hold(path: Path, ready: object, has_flock: bool, mark: Path) -> None:
-    if not has_flock:
-        _without_flock()
-    with exclusive(path):
-        ready.set()  # type: ignore[attr-defined]
-        time.sleep(0.4)
-        mark.write_text("done")
-
-
-def _without_flock() -> None:
-    def refuse(stream: object, operation: int) -> None:
-        raise OSError(38, "Function not implemented")
-
-    locks.fcntl.flock = refuse  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize("has_flock", [True, False])
-@pytest.mark.parametrize("is_killed", [True, False])
-def test_a_lock_is_held_by_one_and_ends_with_its_holder(
-    has_flock: bool, is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(fcntl, "flock", fcntl.flock)  # put back what _without_flock takes
-    if not has_flock:
-        _without_flock()
-    context = multiprocessing.get_context("fork")
-    ready, mark, waited = context.Event(), tmp_path / "mark", []
-    holder = context.Process(target=_hold, args=(tmp_path / "a.lock", ready, has_flock, mark))
-    holder.start()
-    assert ready.wait(10)
-    if is_killed:
-        assert holder.pid is not None
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.join()
-    with exclusive(tmp_path / "a.lock", on_wait=lambda: waited.append(1)):
-        assert mark.exists() == (not is_killed)
-    assert waited == ([1] if not (is_killed and has_flock) else [])
-    holder.join()
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.lock"] + ["mark"] * (not is_killed))
-
-
-def test_a_claim_of_another_machine_is_taken_over_when_nobody_touches_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(locks, "_STALE_SECONDS", 0.3)
-    monkeypatch.setattr(fcntl, "flock", fcntl.flock)
-    _without_flock()
-    claim = tmp_path / "a.lock.claim"
-    claim.write_text("another-host 1 2 3")
-    started = time.monotonic()
-    touched = 0
-    with exclusive(tmp_path / "a.lock", on_wait=lambda: os.utime(claim)):
-        touched = 1
-        assert claim.read_text() != "another-host 1 2 3"
-    assert touched and time.monotonic() - started >= 0.3
-    assert not claim.exists()
-
-
 def test_processes_without_file_locks_that_prepare_at_once_end_with_one_folder(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(fcntl, "flock", fcntl.flock)
-    _without_flock()
+    without_flock(monkeypatch)
     config.data.prepared_dir = str(tmp_path / "tokens")
     context = multiprocessing.get_context("fork")
     crowd = [

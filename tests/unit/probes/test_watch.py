@@ -18,13 +18,13 @@ from pretrain.config.run import RunConfig
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.base import PackedRows, TokenLogProbs
 from pretrain.errors import CheckpointError, ConfigError, ProbeError
+from pretrain.locks import Held
 from probes import watch
 from probes.beside import Settings, score_in_slices, select_rows
 from probes.commands.arguments import parse_keys
 from probes.examiner import Examiner, results_table
 from probes.journal import SCORED, Journal
-from probes.late import LateScoresHook, show_unshown
-from probes.lock import TRAINING_LOCK, Held
+from probes.late import TRAINING_LOCK, LateScoresHook, show_unshown
 from probes.partial import PartialAnswers
 from probes.plan import Plan
 from probes.score import CheckpointFacts
