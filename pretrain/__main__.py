@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pretrain
 from pretrain.errors import ConfigError, FinelineError
+from pretrain.terminal import accept_every_character
 
 _FOR_HYDRA = {"--hydra-help": 0, "--info": 1, "-i": 1, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0}
 _OPTIONS = ("--help", "-h", "--version", "--multirun", "-m", "--config-dir", "-cd", *_FOR_HYDRA)
@@ -101,6 +102,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command line; returns the exit code."""
+    accept_every_character()
     try:
         line = parse_command_line(arguments)
         if line.questions:

@@ -178,7 +178,7 @@ def _is_abandoned(path: Path, claim: tuple[str, int]) -> bool:
 def _create(path: Path, owner: str) -> bool:
     """Makes the claim unless there is one. It appears with its content: it is linked to a complete file."""
     complete = path.with_name(f"{path.name}-{owner.replace(' ', '-')}")
-    complete.write_text(owner)
+    complete.write_text(owner, encoding="utf-8")
     try:
         os.link(complete, path)
     except FileExistsError:
@@ -197,7 +197,7 @@ def _beat(path: Path, done: threading.Event) -> None:
 def _read(path: Path) -> tuple[str, int]:
     """Owner and time of the last beat; empty and 0 where there is no claim."""
     try:
-        return path.read_text(), path.stat().st_mtime_ns
+        return path.read_text(encoding="utf-8"), path.stat().st_mtime_ns
     except OSError:
         return "", 0
 

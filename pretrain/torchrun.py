@@ -10,11 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pretrain.terminal import accept_every_character
+
 _EXPLAINED = (2, 75)  # ConfigError.exit_code and pretrain.train.EXIT_STOPPED: nothing to add
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs torchrun; returns the first failure's exit code, 128 + N for a death by signal N, or 0."""
+    accept_every_character()
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.errors import FinelineError
+from pretrain.terminal import accept_every_character
 
 COMMANDS = ("report", "compile", "prefetch", "score", "watch", "predict", "compare", "trust", "fit", "state")
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, whose message alone is printed.
     """
+    accept_every_character()
     parser = argparse.ArgumentParser(prog="python -m probes", description="Scores downstream tasks and shows scores.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

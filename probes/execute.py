@@ -42,7 +42,7 @@ try:
     exec(compile(source, "program.py", "exec"), {{"__name__": "__main__"}})
 except BaseException:
     os._exit(1)
-with open("passed", "w") as file:
+with open("passed", "w", encoding="utf-8") as file:
     file.write(secret)
 os._exit(0)
 """

@@ -77,7 +77,9 @@ def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
         wanted = {config.test_split, config.validation_split, fewshot_split(config)} - {None, *there}
         folder = dataset_folder(data_dir, path, name)
         if (folder / _EXISTING).is_file():
-            wanted &= {*json.loads((folder / _EXISTING).read_text())}  # a definition may name splits that do not exist
+            wanted &= {
+                *json.loads((folder / _EXISTING).read_text(encoding="utf-8"))
+            }  # a definition may name splits that do not exist
         if wanted:
             splits = _fetch(config, folder, wanted)
             say(f"{config.task}: {', '.join(sorted(splits))} of {path} to {folder}")

@@ -12,6 +12,7 @@ from pretrain.checkpoint.huggingface import DTYPES, export_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
 from pretrain.checkpoint.reader import CheckpointReader, damage_in, list_checkpoints
 from pretrain.errors import CheckpointError, FinelineError
+from pretrain.terminal import accept_every_character
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 where a checkpoint is damaged or a command failed.
     """
+    accept_every_character()
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -77,7 +77,7 @@ def failures(folder: Path) -> dict[int, str]:
     for name in sorted(names_in(folder)):
         if name.startswith("failed_") and name.endswith(".txt"):
             with contextlib.suppress(OSError, ValueError):
-                found[int(name[7:-4])] = (folder / name).read_text()
+                found[int(name[7:-4])] = (folder / name).read_text(encoding="utf-8")
     return found
 
 
@@ -134,7 +134,7 @@ def _part_name(rank: int) -> str:
 
 
 def _read(folder: Path, rank: int, num_kinds: int) -> Part:
-    values = json.loads((folder / _part_name(rank)).read_text())
+    values = json.loads((folder / _part_name(rank)).read_text(encoding="utf-8"))
     num_elements, head_bytes, head_digests = values["file"]
     return Part(
         rank,

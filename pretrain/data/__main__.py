@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.errors import FinelineError
+from pretrain.terminal import accept_every_character
 
 COMMANDS = ("prepare", "check", "show", "train_tokenizer", "check_tokenizer", "decontaminate")
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, whose message alone is printed.
     """
+    accept_every_character()
     parser = argparse.ArgumentParser(prog="python -m pretrain.data", description="Prepares a run's data and shows it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -101,7 +101,7 @@ def _run_processes(writing: Path, watch: Watch, *, workers: int) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))}
     # Tokenising is one thread a worker; libraries that start one a core would only get in each other's way.
     environment |= {"OMP_NUM_THREADS": "1", "DATATROVE_COLORIZE_LOGS": "0"}
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         # In a group of its own: an interrupt at the terminal comes to us, and we end it.
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
@@ -162,5 +162,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _tail(log: Path, *, lines: int = 8) -> str:
     with contextlib.suppress(OSError):
-        return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(
+            f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        )
     return "  (none)"

@@ -200,7 +200,9 @@ def _running(jobs_path: Path) -> list[str]:
         return []
     running = []
     for job in jobs:
-        found = subprocess.run(["squeue", "-h", "-j", job, "-o", "%i"], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%i"], capture_output=True, encoding="utf-8", check=False
+        )
         if found.returncode == 0 and found.stdout.strip():
             running.append(job)
     return running

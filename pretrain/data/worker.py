@@ -29,6 +29,7 @@ from pretrain.data.unit_state import STATE
 from pretrain.data.units import PLAN_NAME, Plan, read_plan
 from pretrain.durable import replace_file
 from pretrain.errors import FinelineError
+from pretrain.terminal import accept_every_character
 
 _PR_SET_PDEATHSIG = 1
 
@@ -52,6 +53,7 @@ class TokeniseUnit(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Makes one unit; an error of ours is left where the main process finds it."""
+        accept_every_character()  # on a node of a cluster datatrove has started this process
         writing = Path(self.writing)
         parent = os.getppid()
 
@@ -85,6 +87,7 @@ def die_with_parent() -> None:
 
 def main() -> int:
     """Runs all units on this machine; see the module."""
+    accept_every_character()
     parser = argparse.ArgumentParser()
     parser.add_argument("writing", type=Path)
     parser.add_argument("--workers", type=int, required=True)

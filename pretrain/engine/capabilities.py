@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pretrain.terminal import accept_every_character
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -118,4 +120,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    accept_every_character()
     print(table())

@@ -14,6 +14,7 @@ from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.plan.plan import Plan, make_plan
 from pretrain.plan.text import to_text
+from pretrain.terminal import accept_every_character
 
 _HELP = """\
 Says what a run will need: parameters and memory of its ranks, batches, checkpoints, FLOPs; on a cluster whose devices
@@ -32,6 +33,7 @@ rank=R, rank=R,S,… or rank=all: ranks to build (default: the first of the firs
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command line; returns the exit code."""
+    accept_every_character()
     parser = argparse.ArgumentParser("python -m pretrain.plan", description=_HELP, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)

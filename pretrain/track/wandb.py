@@ -129,7 +129,7 @@ def _mode() -> str:
 def _run_id(folder: Path) -> str:
     """The id of the run, made at its first start."""
     path = folder / "run_id"
-    if path.exists() and (known := path.read_text().strip()):
+    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
         return known
     fresh = secrets.token_hex(4)
     replace_file(path, fresh + "\n")

@@ -75,7 +75,7 @@ def olmo_ladder() -> CurveTable:
 
 def ladder_reference_fit() -> dict[str, Any]:
     """A refit of the ladder's laws, made apart from this package: parameters per task, predictions of 7B and 13B."""
-    content: dict[str, Any] = json.loads((folder() / "olmo_ladder_reference_fit.json").read_text())
+    content: dict[str, Any] = json.loads((folder() / "olmo_ladder_reference_fit.json").read_text(encoding="utf-8"))
     return content
 
 

@@ -138,7 +138,7 @@ def amber_curves() -> tuple[PublishedCurve, ...]:
     points, times the slope there: early in HellaSwag the larger part.
     """
     rows: dict[Series, list[tuple[float, float]]] = {}
-    with lzma.open(folder() / "amber_curves_digitised.csv.xz", "rt", newline="") as file:
+    with lzma.open(folder() / "amber_curves_digitised.csv.xz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             task, metric = NEW_NAMES.get((row["task"], row["metric"]), (row["task"], row["metric"]))
             place = float(row["checkpoint_approx"]), float(row["value_digitised"])

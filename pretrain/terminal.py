@@ -1,0 +1,56 @@
+"""What is printed where the terminal, or the file that output goes to, cannot show every character.
+
+Python ends a program that prints a character which the encoding of its output lacks, for example "…" where the locale
+is Latin-1 or `PYTHONIOENCODING=ascii` is set. Every entry point of Fineline calls `accept_every_character` first.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+
+_ASCII = {
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "·": "*",
+    "×": "x",
+    "±": "+-",
+    "²": "^2",
+    "½": "1/2",
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+    "“": '"',
+    "”": '"',
+    "α": "alpha",
+    "β": "beta",
+    "τ": "tau",
+    "ρ": "rho",
+    "Δ": "delta ",
+    "Σ": "sum ",
+    "√": "sqrt ",
+}
+_HANDLER = "fineline.ascii"
+
+
+def accept_every_character() -> None:
+    r"""Lets standard output and standard error replace what they cannot show, instead of ending the program.
+
+    Characters of our own texts are spelt in ASCII ("..." for "…"). Every other character, such as those in the names
+    of a user's files, is written as its code (`\xe9`), so that two different names never look the same.
+    """
+    codecs.register_error(_HANDLER, _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has put a stream of its own
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """A handler of encoding errors, as `codecs.register_error` takes it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(_ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters), error.end
