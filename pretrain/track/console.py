@@ -65,13 +65,13 @@ class ConsoleSink:
                 self._line(f"step {step}  {text}")
 
     def event(self, kind: str, fields: Mapping[str, Any], *, step: int) -> None:
-        """Writes a line, but for events whose content is shown elsewhere."""
+        """Writes a line, but for events whose content is shown elsewhere; warnings are on stderr already."""
         if kind in _QUIET_EVENTS:
             return
         if kind == "state":
             self._line(f"step {step}  state  {fields['verdict']}: {fields['reason']}")
             return
-        details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
+        details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items() if name != "warning")
         self._line(f"step {step}  {kind.replace('_', ' ')}  {details}".rstrip())
 
     def close(self) -> None:

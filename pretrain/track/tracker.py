@@ -86,6 +86,22 @@ class Tracker:
             self._record.event(kind, fields, step=at)
         self._each(lambda view: view.event(kind, fields, step=at))
 
+    def warn(self, kind: str, warning: str, *, step: int, **fields: Any) -> None:
+        """Records and shows an event that the user should act on or know of, and prints it on stderr.
+
+        Args:
+            kind: of the event, as in `event`.
+            warning: whole sentences; the event's field of this name. W&B sends it as an alert.
+            step: when.
+            fields: further plain JSON values.
+
+        Raises:
+            TrackError: the record cannot be written.
+        """
+        if self._record is not None:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        self.event(kind, step=step, warning=warning, **fields)
+
     def close(self) -> None:
         """Commits what is gathered and closes every sink; safe to call again."""
         try:

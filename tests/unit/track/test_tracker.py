@@ -104,6 +104,18 @@ def test_a_view_that_cannot_be_opened_is_left_out(tmp_path: Path, capsys) -> Non
     assert len(rows(tmp_path / "metrics.jsonl")) == 1
 
 
+def test_a_warning_is_an_event_and_one_line_on_stderr_of_rank_0(tmp_path: Path, capsys) -> None:
+    view = Recorder()
+    with tracked(tmp_path, view) as tracker:
+        tracker.warn("length_changed", "The run is longer now.", step=7, steps_now=9)
+    assert capsys.readouterr().err == "warning: The run is longer now.\n"
+    (event,) = rows(tmp_path / "events.jsonl")
+    assert (event["kind"], event["step"], event["steps_now"]) == ("length_changed", 7, 9)
+    assert event["warning"] == "The run is longer now." and view.kinds == ["length_changed"]
+    build_tracker(TrackConfig(), run_info(tmp_path), rank=1).warn("length_changed", "The run is longer now.", step=7)
+    assert capsys.readouterr().err == ""
+
+
 def test_other_ranks_track_nothing(tmp_path: Path) -> None:
     config = TrackConfig(console=ConsoleConfig(enabled=True))
     with build_tracker(config, run_info(tmp_path), rank=1) as tracker:

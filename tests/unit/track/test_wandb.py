@@ -25,6 +25,7 @@ if first > 1:  # scores made beside training: of earlier steps, two of them at o
     sink.log({"probe-knowledge/arc/acc": 0.2}, step=3, tokens=300)
     sink.log({"probe-knowledge/arc/acc": 0.3}, step=4, tokens=400)
 sink.event("save", {}, step=last)
+sink.event("length_changed", {"warning": "The run is longer now."}, step=last)
 sink.close()
 sink.close()
 """
@@ -60,6 +61,14 @@ def test_rows_carry_the_training_step_and_tokens(segments: list[Path]) -> None:
     assert [row["_step"] for row in first] == [1, 2, 3, 4, 5, 6]
     assert [row["_step"] for row in second] == [5, 6, 7, 8, 9, 10, 11, 12]
     assert all(row["tokens"] == 100 * row["_step"] for row in first + second if "train/loss" in row)
+
+
+def test_a_warning_is_an_alert(segments: list[Path]) -> None:
+    alerts = [r.alert for path in segments for r in records(path) if r.WhichOneof("record_type") == "alert"]
+    assert [(alert.title, alert.text) for alert in alerts] == [
+        ("length changed at step 6", "The run is longer now."),
+        ("length changed at step 9", "The run is longer now."),
+    ]
 
 
 def test_scores_join_the_row_of_their_step(segments: list[Path]) -> None:
