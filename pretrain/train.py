@@ -15,13 +15,13 @@ import torch
 
 from pretrain.checkpoint.calendar import Calendar, check_names, save_steps
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
-from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta
+from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta, Manifest
 from pretrain.checkpoint.publish import Publisher
 from pretrain.checkpoint.reader import CheckpointReader, newest_valid
 from pretrain.checkpoint.release import Releases
 from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
-from pretrain.config.load import config_hash, identity_hash, to_plain
+from pretrain.config.load import changed_settings, config_hash, identity_hash, load_yaml, to_plain
 from pretrain.config.run import RunConfig
 from pretrain.data.loader import BatchLoader
 from pretrain.data.manifest import TOKENIZER_NAME
@@ -39,7 +39,7 @@ from pretrain.data.run_order import (
     sample_order,
     write_order,
 )
-from pretrain.directory import CHECKPOINTS, EXPORTS, claim
+from pretrain.directory import CHECKPOINTS, CONFIG_NAME, EXPORTS, claim, record
 from pretrain.durable import replace_file
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
@@ -55,6 +55,7 @@ from pretrain.hooks.metrics import MetricsHook
 from pretrain.hooks.release import ReleaseHook
 from pretrain.hooks.signals import SignalsHook
 from pretrain.hooks.validate import ValidationHook
+from pretrain.length import LengthChange, check_length
 from pretrain.loop import fit
 from pretrain.model.spec import ModelSpec
 from pretrain.state import RunState
@@ -111,13 +112,15 @@ class _Parts:
 
 def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     directory = job.once(lambda: claim(config))
+    resumed = job.once(lambda: newest_valid(directory / CHECKPOINTS, log=_say))
+    changes = job.once(lambda: _changes(config, directory, resumed))
     data = _prepare_data(config, job, directory)
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
-    job.once(lambda: _keep_records(engine, data, directory))
     parts = _Parts(config, suite, job, directory, data, spec, engine)
-    state, resume_step = _resume(parts)
-    history, changes = _order_history(parts, state)
+    state, resume_step = _resume(parts, resumed)
+    job.once(lambda: _keep_records(engine, data, directory))
+    history, order_changes = _order_history(parts, state)
     order = sample_order(config, data, history)
     info = _run_info(parts, resume_step)
     tracker = build_tracker(config.track, info, rank=job.rank)
@@ -139,8 +142,14 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     with tracker, _loader(parts, order).iterate(state.samples, read_ahead=ahead) as batches:
         what = "resume" if resume_step >= 0 else "start"
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
-        if changes:
-            tracker.event("order_changed", step=state.step, changes=changes, sample=history.skips.index(state.samples))
+        if changes.length is not None:
+            tracker.warn("length_changed", changes.length.sentence(), step=state.step, **changes.length.fields())
+        if order_changes:
+            sample = history.skips.index(state.samples)
+            tracker.event("order_changed", step=state.step, changes=order_changes, sample=sample)
+        if changes.settings:
+            tracker.event("settings_changed", step=state.step, changes=changes.settings)
+            job.once(lambda: record(config))  # after the events: a start that is killed in between reports them again
         fit(run, batches, _hooks(parts, order, calendar))
         finished = state.step >= config.total_steps
         tracker.event("finished" if finished else "stopped", step=state.step)
@@ -148,6 +157,24 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     job.barrier()
     engine.close()
     return 0 if finished else EXIT_STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """In what a run that goes on differs from its recorded configuration."""
+
+    length: LengthChange | None
+    settings: list[str]
+
+
+def _changes(config: RunConfig, directory: Path, resumed: Path | None) -> _Changes:
+    before = load_yaml(directory / CONFIG_NAME)
+    start = config.checkpoint.start_step
+    reached = {"step": start, "tokens": config.batch_sizes.tokens(start)}
+    if resumed is not None:
+        reached = Manifest.read(resumed).meta.run_state
+    length = check_length(before, config, step=reached["step"], tokens=reached["tokens"])
+    return _Changes(length, changed_settings(before, config))
 
 
 def _keep_records(engine: Engine, data: PreparedData, directory: Path) -> None:
@@ -197,10 +224,9 @@ def _loader(parts: _Parts, order: SampleOrder) -> BatchLoader:
     )
 
 
-def _resume(parts: _Parts) -> tuple[RunState, int]:
+def _resume(parts: _Parts, path: Path | None) -> tuple[RunState, int]:
     """The position to continue from, with the engine's state loaded; step -1 for a new run."""
     state = RunState(seed=parts.config.run.seed)
-    path = parts.job.once(lambda: newest_valid(parts.directory / CHECKPOINTS, log=_say))
     if path is None:
         _start_from(parts, state)
         return state, -1

@@ -330,8 +330,6 @@ def _start_problems(config: RunConfig) -> Iterator[str]:
             f"checkpoint.start_step={start} says how long the weights of checkpoint.start_from have been trained, "
             f"which is null. Name them, or leave it 0."
         )
-    if start and config.train.steps is not None and start >= config.train.steps:
-        yield f"checkpoint.start_step={start} leaves nothing to train: train.steps={config.train.steps}."
 
 
 def _tier_problems(config: RunConfig) -> Iterator[str]:

@@ -156,8 +156,13 @@ def load_yaml(path: str | Path) -> RunConfig:
 
 
 def config_hash(config: RunConfig) -> str:
-    """16 hex digits over the whole resolved configuration; the same on every machine and Python version."""
-    return _digest(to_plain(config))
+    """16 hex digits over the whole resolved configuration; the same on every machine and Python version.
+
+    `train.accept_new_length` is left out: it is of one start, and the recorded configuration does not keep it.
+    """
+    plain = to_plain(config)
+    del plain["train"]["accept_new_length"]
+    return _digest(plain)
 
 
 _DATA_IDENTITY = ("token_chunks", "order", "num_chunks", "document_mask", "holdout_fraction")
@@ -211,6 +216,15 @@ def data_changes(old: RunConfig, new: RunConfig) -> list[str]:
         for config in (old, new)
     )
     return _compare(_flatten(before, "data."), _flatten(after, "data."))
+
+
+def changed_settings(old: RunConfig, new: RunConfig) -> list[str]:
+    """Every key in which two configurations differ, one line each, as `difference`; acceptances are left out."""
+    before, after = (_flatten(to_plain(config)) for config in (old, new))
+    for values in (before, after):
+        for key in ("train.accept_new_length", "data.accept_changes"):
+            del values[key]
+    return _compare(before, after)
 
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:

@@ -46,6 +46,9 @@ class TrainSection:
     """Optimizer steps of the whole run. Exactly one of steps and tokens is given."""
     tokens: int | None = None
     """Tokens of the whole run, rounded up to whole steps."""
+    accept_new_length: bool = False
+    """Lets a run that is resumed go on with another number of steps. The learning rate may jump: see
+    `pretrain.length`. Give it at the start that changes the length; it is not kept."""
     micro_batch_size: int = 1
     """Sequences per data-parallel rank in one forward and backward."""
     global_batch_size: int = 8

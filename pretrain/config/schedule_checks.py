@@ -67,7 +67,9 @@ def _rises(values: list[float]) -> bool:
 
 
 def _end_problems(config: RunConfig, batch_sizes: BatchSizes) -> Iterator[str]:
-    schedule, total = config.schedule, config.total_steps
+    schedule, total, start = config.schedule, config.total_steps, config.checkpoint.start_step
+    if start and start >= total:
+        yield f"checkpoint.start_step={start} leaves nothing to train: the run is {total} steps long. Train longer."
     warmup = batch_sizes.steps_of(Duration.parse(schedule.warmup, key="schedule.warmup"))
     if warmup > total:
         yield (

@@ -118,6 +118,8 @@ def go_on(
             )
         changes.append(f"data.skip: {history.skips.texts()}, now {skips.texts()}")
     shares, given = history.shares, given_shares(config.data)
+    if shares:
+        _weights(config, prepared, drawn={})  # quotas must fill the run, whose length may be another now
     if shares and given != history.given:
         changes += [
             f"data.sources.{name}: {history.given.get(name, 'absent')}, now {given.get(name, 'absent')}"

@@ -28,7 +28,13 @@ def test_shares_and_skipped_ranges_change_on_the_way_when_the_user_says_so(folde
     assert run(folder, "changing", "train.steps=10")[0] == 0
     seen = [(s.source, s.epoch, s.window) for step in range(1, 11) for s in show_step(directory, step=step)]
 
-    other = ["train.steps=24", "data.sources.tales.weight=1", "data.sources.lists.weight=7", "data.skip=['88:104']"]
+    other = [
+        "train.steps=24",
+        "train.accept_new_length=true",
+        "data.sources.tales.weight=1",
+        "data.sources.lists.weight=7",
+        "data.skip=['88:104']",
+    ]
     code, said, rows = run(folder, "changing", *other)
     assert code != 0 and "data.accept_changes=true" in said and "data.sources.tales.weight: 3.0, now 1.0" in said
     assert len(rows) == 10, "a refused start leaves the record as it was"

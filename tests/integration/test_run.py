@@ -77,6 +77,21 @@ def test_the_same_command_again_changes_nothing(whole: Path, folder: Path) -> No
     assert {name: (whole / name).read_bytes() for name in before} == before
 
 
+def test_a_changed_length_is_refused_before_anything_is_written(whole: Path, folder: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+
+    before = files()
+    longer = ["whole has reached step 24", "from 24 steps (24,576 tokens) to 40 steps", "from 3e-05 to 0.00"]
+    shorter = ["train.steps=12 is 12 steps, but whole has reached step 24", "at least 24 steps"]
+    for number, (steps, words) in enumerate(((40, longer), (12, shorter))):
+        log = folder / f"length{number}.log"
+        arguments = runs.overrides(folder, "whole", "checkpoint.export=all", f"train.steps={steps}")
+        assert runs.finish(arguments, processes=1, log=log) != 0
+        assert all(word in log.read_text() for word in words), log.read_text()[-3000:]
+    assert files() == before
+
+
 @pytest.mark.slow  # in every test run: tests/integration/test_recipes.py
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_a_random_step_and_started_again_is_bitwise_the_same(folder: Path, whole: Path, seed: int) -> None:
@@ -137,7 +152,8 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_continues(folder: 
 
 @pytest.mark.slow
 def test_a_longer_run_on_other_processes_and_layouts_reads_the_samples_that_come_next(folder: Path) -> None:
-    same = ("schedule=constant", "schedule.min_learning_rate=3e-3", "track=[jsonl]", "probe=off", "train.steps=null")
+    same = ["schedule=constant", "schedule.min_learning_rate=3e-3", "track=[jsonl]", "probe=off"]
+    same += ["train.steps=null", "train.accept_new_length=true"]
     tokens = 8 * 128  # of a step
     parts = [
         (2, f"train.tokens={6 * tokens}"),
@@ -157,6 +173,15 @@ def test_a_longer_run_on_other_processes_and_layouts_reads_the_samples_that_come
     # One other sample of eight would move a loss by 1e-3 or more; fp32 sums in another order move it by less than 1e-5.
     losses = ([row["train/loss"] for row in rows[1:]] for rows in (got, expected))
     np.testing.assert_allclose(*losses, rtol=1e-5)
+    longer = [event for event in runs.events(folder / "runs/in_parts") if event["kind"] == "length_changed"]
+    assert [(event["step"], event["steps_before"], event["steps_now"]) for event in longer] == [
+        (6, 6, 11),
+        (11, 11, 16),
+        (16, 16, 20),
+    ]
+    settings = [event for event in runs.events(folder / "runs/in_parts") if event["kind"] == "settings_changed"]
+    assert "parallel.tensor: 1, now 2" in settings[1]["changes"]
+    assert "accept_new_length: false" in (folder / "runs/in_parts/config.yaml").read_text()
 
 
 def _children(pid: int) -> list[int]:

@@ -69,6 +69,15 @@ def demo(*overrides: str) -> RunConfig:
         (["parallel.context=3"], "multiple of 6 (2 x parallel.context=3); 256 % 6 = 4. Nearest: 252 and 258."),
         (["schedule.min_learning_rate=1"], "above schedule.learning_rate=0.002, the peak"),
         (["train.steps=10"], "20 steps, longer than the run of 10 steps"),
+        (
+            [
+                "train.steps=null",
+                "train.tokens=983040",
+                "checkpoint.start_step=240",
+                "checkpoint.start_from=/published",
+            ],
+            "checkpoint.start_step=240 leaves nothing to train: the run is 240 steps long.",
+        ),
         (["schedule.decay=10 steps"], "before the warmup's end at step 20"),
         (["train.micro_batch_size=3"], "16 % 3 = 1. Nearest values of train.global_batch_size: 15 and 18"),
         (["schedule.kind=wsd", "schedule.decay_length=0%"], "schedule.decay_length='0%' is no share"),

@@ -118,6 +118,16 @@ def test_shares_change_at_the_sample_that_comes_next_where_ranges_are_skipped(
     assert sum(history.shares[1].drawn.values()) == 48, "windows that were skipped count as seen"
 
 
+def test_a_longer_run_must_be_filled_by_the_quotas_it_was_begun_with(config: RunConfig, prepared: PreparedData) -> None:
+    config.train.steps = 12
+    quota = changed(config, code__tokens=40 * 32, prose__tokens=56 * 32)
+    history = begin(quota, prepared)
+    assert go_on(history, quota, prepared, consumed=24) == (history, [])
+    longer = dataclasses.replace(quota, train=dataclasses.replace(quota.train, steps=13))
+    with pytest.raises(ConfigError, match=r"96 samples.*the run takes 104 \(13 steps\)"):
+        go_on(history, longer, prepared, consumed=24)
+
+
 def test_tokens_and_epochs_are_met_exactly_at_the_end_of_the_run(config: RunConfig, prepared: PreparedData) -> None:
     windows = (prepared.sources["code"].train.num_tokens - 1) // 32
     code = round(0.25 * windows)
