@@ -82,18 +82,22 @@ class Settings:
     drop_to: Path | None = None
 
 
-def read_items(path: str | Path) -> list[Item]:
-    """Items of a JSONL file: every string in a line is text of its item, apart from `id`, `task` and labels.
+def read_items(*paths: str | Path) -> list[Item]:
+    """Items of JSONL files: every string in a line is text of its item, apart from `id`, `task` and labels.
 
     Args:
-        path: `.jsonl`, `.jsonl.gz` or `.jsonl.zst`. `task` is the file's name where a line has none, `id` its number.
+        paths: files or globs of `.jsonl`, `.jsonl.gz` or `.jsonl.zst`. `task` is the file's name where a line has none,
+            `id` its number.
 
     Raises:
         DataError: a line that is no object, or a file without items.
     """
-    (file,) = find_files([str(path)], key="--items")
+    return [item for file in find_files([str(path) for path in paths], key="--items") for item in _items_of(file)]
+
+
+def _items_of(file: InputFile) -> list[Item]:
     if file.format != "jsonl":
-        raise DataError(f"--items={path} is not JSONL. Give a line an item.")
+        raise DataError(f"--items={file.path} is not JSONL. Give a line an item.")
     stem = file.name.split(".jsonl")[0]
     items: list[Item] = []
     number = 0
@@ -102,9 +106,9 @@ def read_items(path: str | Path) -> list[Item]:
             if data is None or data.strip():
                 items.append(_item(data, stem=stem, number=number))
     except (Broken, ValueError) as error:
-        raise DataError(f"--items={path}, line {number}: {error}. Give a JSON object an item.") from None
+        raise DataError(f"--items={file.path}, line {number}: {error}. Give a JSON object an item.") from None
     if not items:
-        raise DataError(f"--items={path} holds no items.")
+        raise DataError(f"--items={file.path} holds no items.")
     return items
 
 
@@ -232,7 +236,8 @@ def _check_copies(files: Sequence[InputFile], folder: Path) -> None:
         if file.name in names:
             raise DataError(f"{file.path} and {names[file.name]} have one name: drop them into two folders.")
         names[file.name] = file.path
-        if not is_remote(file.path) and Path(file.path).resolve().parent == folder.resolve():
+        own = () if is_remote(file.path) else (Path(file.path).resolve().parent, Path(file.path).parent.resolve())
+        if folder.resolve() in own:
             raise DataError(f"--out={folder} is the folder of {file.path}, which would be replaced. Give another one.")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,12 @@ A folder stands for its training text. Where it is not plain which files those a
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.listing import files_below, is_folder
 from pretrain.errors import DataError
 
 _LINES = (".jsonl", ".ndjson", ".txt")
@@ -20,6 +22,10 @@ _ENDINGS = (
     ".json.zst",
     *(e + packed for e in _LINES for packed in ("", ".gz", ".zst")),
 )
+_UNREAD = tuple(
+    e + packed for e in (*_LINES, ".parquet", ".arrow") for packed in (".bz2", ".xz", ".lz4", ".zip", ".7z")
+)
+_HIDDEN = (".", "_")
 _SPLIT = re.compile(r"(?:^|[-_./])(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_./0-9]|$)")
 
 
@@ -29,14 +35,15 @@ def files_of_folder(folder: str, *, key: str) -> list[str]:
     - `Dataset.save_to_disk`: its Arrow files, in the order of `state.json`.
     - `DatasetDict.save_to_disk`: those of its split `train`.
     - otherwise (a hub snapshot, or any folder): all files below it of a known ending, sorted by path; `.json` files are
-      taken for metadata, hidden ones are left out. Where names tell splits apart as `datasets` does, those of `train`.
+      taken for metadata, and names that begin with `.` or `_` are left out. Where names tell splits apart as `datasets`
+      does, those of `train`.
 
     Raises:
         DataError: no such files, several formats side by side, splits without `train`, or a saved data set with an
             index of its rows or without its files.
     """
     root = Path(folder)
-    if (root / "dataset_dict.json").is_file():
+    if os.path.isfile(root / "dataset_dict.json"):
         splits = _read(root / "dataset_dict.json", key=key).get("splits", [])
         if "train" not in splits:
             raise DataError(
@@ -44,7 +51,7 @@ def files_of_folder(folder: str, *, key: str) -> list[str]:
                 f"splits: {', '.join(f'{folder}/{split}' for split in splits) or 'it has none'}."
             )
         root = root / "train"
-    if (root / "state.json").is_file():
+    if os.path.isfile(root / "state.json"):
         return _saved(root, key=key)
     return _snapshot(root, key=key)
 
@@ -66,10 +73,15 @@ def _saved(root: Path, *, key: str) -> list[str]:
 
 def _snapshot(root: Path, *, key: str) -> list[str]:
     by_ending: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        inner = path.relative_to(root)
-        ending = next((e for e in _ENDINGS if path.name.endswith(e)), None)
-        if ending and path.is_file() and not any(part.startswith((".", "_")) for part in inner.parts):
+    for path in sorted(map(Path, files_below(str(root), key=key, hidden=_HIDDEN))):
+        name = path.name.lower()
+        ending = next((e for e in _ENDINGS if name.endswith(e)), None)
+        if name.endswith(_UNREAD):
+            raise DataError(
+                f"{key} lists {str(root)!r}, but {path} is packed in a way that is not read here, so its text would be "
+                "left out. Pack it as .gz or .zst, or list files or a glob."
+            )
+        if ending and not is_folder(str(path), key=key):
             by_ending.setdefault(ending, []).append(path)
     if not by_ending:
         raise DataError(

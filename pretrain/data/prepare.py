@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pretrain.config.run import RunConfig
 from pretrain.data.execute import LOGS, count_workers, run_units
-from pretrain.data.files import is_remote
+from pretrain.data.files import is_remote, tell_repeats
 from pretrain.data.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
@@ -194,6 +194,8 @@ def _begin(
             f"{directory} exists and is not prepared data (it has no {MANIFEST_NAME}). Set data.prepared_dir to a "
             "folder that does not exist, or remove this one."
         )
+    for repeat in tell_repeats(files):
+        say(repeat)
     (writing / STATE).mkdir(parents=True, exist_ok=True)
     (writing / MANIFEST_NAME).unlink(missing_ok=True)  # of a call that was stopped while it published
     tokenizer = _tokenizer(config, files, writing=writing, given=given, say=say)

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.data.commands.inputs import INPUTS_HELP, config_of, sample_text
+from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
 
 HELP = "say what a tokenizer loses of the text"
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
+    from pretrain.data.sample import training_text
     from pretrain.data.tokenizer import Tokenizer
     from pretrain.data.tokenizer_loss import check_names, describe, measure
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.inputs:
         config = config_of(options.inputs, text_key=options.text_key)
         accept |= set(config.tokenizer.accept_loss)
-        texts = sample_text(config)
+        texts = training_text(config, files_of(config))
     check_names(sorted(accept))
     report = measure(tokenizer, texts)
     print(

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = config_of(options.inputs, text_key=options.text_key)
     sources = files_of(config)
-    items = [item for path in options.items for item in read_items(path)]
+    items = read_items(*options.items) if options.items else []
     if options.suite or options.tasks:
         items += _task_items(options, config)
     text_keys = {name: config.data.text_key_of(name) for name in sources}

@@ -1,8 +1,9 @@
-"""What a command is given: files, or a run's configuration; and the sample of text that either stands for."""
+"""What a command is given: files, or a run's configuration; and the files that either stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,21 +44,17 @@ def config_of(inputs: Sequence[str], *, text_key: str | None = None, holdout_fra
 
 
 def files_of(config: RunConfig) -> dict[str, list[InputFile]]:
-    """Files of each source.
+    """Files of each source; says on stderr which were listed more than once.
 
     Raises:
         ConfigError: there are no sources.
         DataError: files that are not there.
     """
-    from pretrain.data.files import find_files
+    from pretrain.data.files import find_files, tell_repeats
 
     if not config.data.sources:
         raise ConfigError("data.sources is empty. Name at least one source, or give files.")
-    return {name: find_files(s.paths, key=f"data.sources.{name}.paths") for name, s in config.data.sources.items()}
-
-
-def sample_text(config: RunConfig) -> Iterator[str]:
-    """Training text of a configuration: `tokenizer.training_bytes` of it, by weight over its sources."""
-    from pretrain.data.sample import training_text
-
-    return training_text(config, files_of(config))
+    files = {name: find_files(s.paths, key=f"data.sources.{name}.paths") for name, s in config.data.sources.items()}
+    for repeat in tell_repeats(files):
+        print(repeat, file=sys.stderr)
+    return files

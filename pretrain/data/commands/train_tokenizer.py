@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 
 from pretrain.config.tokenizer import PRESETS
-from pretrain.data.commands.inputs import INPUTS_HELP, config_of, sample_text
+from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
 from pretrain.errors import ConfigError
 
 HELP = "train a tokenizer on a sample of text"
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
+    from pretrain.data.sample import training_text
     from pretrain.data.tokenizer_loss import describe, measure
     from pretrain.data.tokenizer_training import train_tokenizer
 
@@ -47,12 +48,16 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out={options.out} exists. Name another file, or remove it.")
     config = config_of(options.inputs, text_key=options.text_key)
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, **given))
+    files = files_of(config)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(
-        sample_text(config), options.out, vocab_size=config.tokenizer.vocab_size, preset=config.tokenizer.preset
+        training_text(config, files),
+        options.out,
+        vocab_size=config.tokenizer.vocab_size,
+        preset=config.tokenizer.preset,
     )
     print(f"{options.out}: {tokenizer.vocab_size} pieces, preset {config.tokenizer.preset}, {tokenizer.fingerprint}")
-    report = measure(tokenizer, sample_text(config))
+    report = measure(tokenizer, training_text(config, files))
     if report.losses:
         print("It loses text; a run with it needs tokenizer.accept_loss:")
         print("\n".join(describe(loss, report) for loss in report.losses))
