@@ -7,41 +7,45 @@ that the 57 subjects of MMLU do not drown the tasks beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from probes.metrics import MetricValue
+from probes.metrics import Found, MetricValue, MissingMetric, checked, is_stderr
 from probes.request import TaskFacts
 from probes.suite import MEAN_TASK
 
-Aggregate = tuple[str, str, int, MetricValue]
-"""Task name, domain, number of examples (-1: they differ), and the value, whose `task` is the first member's index."""
+Aggregate = tuple[str, str, int, Found]
+"""Task name, domain, number of examples (-1: they differ), and what was found, whose `task` is the first member's."""
 
 
-def aggregates(tasks: Sequence[TaskFacts], values: Sequence[MetricValue]) -> Iterator[Aggregate]:
+def aggregates(tasks: Sequence[TaskFacts], found: Sequence[Found]) -> Iterator[Aggregate]:
     """Scores of groups, then means of domains; of each metric that all members have.
+
+    A metric that one of the members lost at this checkpoint is missing: over the others it would be another curve.
 
     Args:
         tasks: of the plan.
-        values: of single tasks.
+        found: of single tasks.
     """
-    by_task: list[dict[str, MetricValue]] = [{} for _ in tasks]
-    for value in values:
-        by_task[value.task][value.metric] = value
+    by_task: list[dict[str, Found]] = [{} for _ in tasks]
+    for one in found:
+        if not (isinstance(one, MissingMetric) and is_stderr(one.metric)):
+            by_task[one.task][one.metric] = one
     lines: dict[str, list[int]] = {}
     for index, task in enumerate(tasks):
         lines.setdefault(task.line or task.name, []).append(index)
-    scores: dict[str, dict[str, MetricValue]] = {}
+    scores: dict[str, dict[str, Found]] = {}
     for line, members in lines.items():
         scores[line] = by_task[members[0]]
         if len(members) > 1:
-            found = {name: group_score(of_tasks) for name, of_tasks in _shared([by_task[i] for i in members])}
-            scores[line] = found
-            yield from ((line, tasks[members[0]].domain, _num_fewshot(tasks, members), v) for v in found.values())
+            scores[line] = _combined(tasks, [by_task[index] for index in members], group_score)
+            yield from (
+                (line, tasks[members[0]].domain, _num_fewshot(tasks, members), v) for v in scores[line].values()
+            )
     for domain in dict.fromkeys(task.domain for task in tasks):
         of_domain = [line for line, members in lines.items() if tasks[members[0]].domain == domain]
         members = [index for line in of_domain for index in lines[line]]
-        for _, of_lines in _shared([scores[line] for line in of_domain]):
-            yield MEAN_TASK, domain, _num_fewshot(tasks, members), domain_mean(of_lines)
+        means = _combined(tasks, [scores[line] for line in of_domain], domain_mean)
+        yield from ((MEAN_TASK, domain, _num_fewshot(tasks, members), mean) for mean in means.values())
 
 
 def group_score(values: Sequence[MetricValue]) -> MetricValue:
@@ -52,24 +56,38 @@ def group_score(values: Sequence[MetricValue]) -> MetricValue:
     """
     total = sum(value.num_items for value in values)
     mean = sum(value.value * value.num_items for value in values) / total
-    squares = [(v.num_items - 1) * v.num_items * v.stderr**2 for v in values if v.stderr is not None]
-    pooled = len(squares) == len(values) and total > len(values)
-    stderr = math.sqrt(sum(squares) / (total - len(values)) / total) if pooled else None
+    roots = [v.stderr * math.sqrt((v.num_items - 1) * v.num_items) for v in values if v.stderr is not None]
+    pooled = len(roots) == len(values) and total > len(values)
+    stderr = math.hypot(*roots) / math.sqrt((total - len(values)) * total) if pooled else None
     return MetricValue(values[0].task, values[0].metric, mean, stderr, total)
 
 
 def domain_mean(values: Sequence[MetricValue]) -> MetricValue:
     """Unweighted mean over lines; stderr √(Σ se²) / n."""
     errors = [value.stderr for value in values if value.stderr is not None]
-    stderr = math.sqrt(sum(e**2 for e in errors)) / len(values) if len(errors) == len(values) else None
+    stderr = math.hypot(*errors) / len(values) if len(errors) == len(values) else None
     mean = sum(value.value for value in values) / len(values)
     return MetricValue(values[0].task, values[0].metric, mean, stderr, sum(value.num_items for value in values))
 
 
-def _shared(members: Sequence[dict[str, MetricValue]]) -> Iterator[tuple[str, list[MetricValue]]]:
-    for metric in members[0] if members else ():
-        if all(metric in member for member in members):
-            yield metric, [member[metric] for member in members]
+def _combined(
+    tasks: Sequence[TaskFacts],
+    members: Sequence[dict[str, Found]],
+    combine: Callable[[Sequence[MetricValue]], MetricValue],
+) -> dict[str, Found]:
+    """Each metric that all members have, combined, or missing where one of them is."""
+    combined: dict[str, Found] = {}
+    for metric in dict.fromkeys(metric for member in members for metric in member):
+        if not all(metric in member for member in members):
+            continue
+        lost = next((m[metric].task for m in members if isinstance(m[metric], MissingMetric)), None)
+        if lost is not None:
+            combined[metric] = MissingMetric(lost, metric, f"task {tasks[lost].name} has none")
+            continue
+        values = [value for member in members if isinstance(value := member[metric], MetricValue)]
+        for one in checked(combine(values)):
+            combined[one.metric] = one
+    return combined
 
 
 def _num_fewshot(tasks: Sequence[TaskFacts], members: Sequence[int]) -> int:

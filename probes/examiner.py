@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrain.config.probe import ProbeConfig
 from pretrain.engine.base import TokenLogProbs
@@ -13,10 +13,24 @@ from probes.compile import Wanted, compile_suite, open_plan
 from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
 from probes.plan import Plan, PlanSettings
-from probes.record import Measurement
+from probes.record import Measurement, MissingMeasurement
 from probes.request import ProbeTokenizer
 from probes.score import Answers, CheckpointFacts, gather_answers, measure
 from probes.suite import Suite, load_suite
+
+
+class Examined(NamedTuple):
+    """What an examination of one checkpoint gives.
+
+    Attributes:
+        measurements: rows of `probes.jsonl`.
+        answers: to each request.
+        missing: metrics that could not be computed.
+    """
+
+    measurements: list[Measurement]
+    answers: Answers
+    missing: list[MissingMeasurement]
 
 
 class Examiner:
@@ -63,14 +77,16 @@ class Examiner:
         *,
         seconds: float,
         texts: Mapping[int, Sequence[str]] | None = None,
-    ) -> tuple[list[Measurement], Answers]:
-        """Measurements of one checkpoint, and the answers to each request; `texts` as for `probes.score.measure`.
+    ) -> Examined:
+        """Measures one checkpoint; `texts` as for `probes.score.measure`.
 
         Raises:
             ProbeError: a log-probability is not finite.
         """
         answers = gather_answers(self.plan, scored)
-        return measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts), answers
+        missing: list[MissingMeasurement] = []
+        found = measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts, missing=missing)
+        return Examined(found, answers, missing)
 
     def describe(self) -> dict[str, Any]:
         """The plan in a few figures, as training's event `probe_plan` has them."""

@@ -27,8 +27,8 @@ from probes.execute import with_programs
 from probes.finder import TaskFinder, data_from_folder, need_examples, quiet
 from probes.generate import truncated
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
-from probes.lm_eval_metrics import task_metrics
-from probes.metrics import MetricValue, answer_starts
+from probes.lm_eval_metrics import all_missing, task_metrics
+from probes.metrics import Found, answer_starts
 from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
@@ -87,8 +87,10 @@ class Harness:
         stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks))
         return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest(), stored)
 
-    def metrics(self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[MetricValue]:
+    def metrics(self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[Found]:
         """lm-eval's own metrics from answers to all requests; none of tasks whose answers would be generated.
+
+        What cannot be computed is among them as a `MissingMetric`.
 
         Names are lm-eval's, `name,filter` for filters other than the default one; for standard errors see
         `probes.lm_eval_metrics.standard_error`.
@@ -114,20 +116,22 @@ class Harness:
             answer = value if instance.request_type == "loglikelihood_rolling" else (value, greedy)
             instance.resps = [answer] * (instance.repeats or 1)
             instance.filtered_resps = {}
-        found: list[MetricValue] = []
+        found: list[Found] = []
         with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
                 if task.task.OUTPUT_TYPE != "generate_until":
                     found.extend(task_metrics(task.task, index))
         return found
 
-    def generated_metrics(self, texts: Mapping[int, Sequence[str]]) -> list[MetricValue]:
+    def generated_metrics(self, texts: Mapping[int, Sequence[str]]) -> list[Found]:
         """lm-eval's own metrics of answers that the model wrote; programs among them are run.
+
+        What cannot be computed is among them as a `MissingMetric`.
 
         Args:
             texts: by index of the task, one for each of its requests, in order.
         """
-        found: list[MetricValue] = []
+        found: list[Found] = []
         with _cached_templates(), _preserved_random_state():
             for index, answers in texts.items():
                 task = self.tasks[index].task
@@ -138,7 +142,11 @@ class Harness:
                         instance.filtered_resps = {}
                     return list(task_metrics(task, index))
 
-                found.extend(with_programs(metrics) if task.config.unsafe_code else metrics())
+                try:
+                    found.extend(with_programs(metrics) if task.config.unsafe_code else metrics())
+                except OSError as error:  # no process, no memory, no disk for the programs
+                    reason = f"its programs could not be run: {type(error).__name__}: {error}"
+                    found.extend(all_missing(task, index, reason))
         return found
 
 

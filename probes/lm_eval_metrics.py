@@ -7,6 +7,7 @@ Imports lm-eval (lazily). Standard errors are made here: lm-eval's bootstrap for
 from __future__ import annotations
 
 import math
+import numbers
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,37 +15,101 @@ from typing import Any
 import numpy as np
 
 from probes.capture import by_item
-from probes.metrics import MetricValue
+from probes.metrics import Found, MetricValue, MissingMetric, checked, stderr_name
 
 BOOTSTRAP_RESAMPLES = 200
 """Resamples of a bootstrapped standard error, which is then known to 5 % (1 / √(2 · 200))."""
 
 
-def task_metrics(task: Any, index: int) -> Iterator[MetricValue]:
+_ANY = (Exception, SystemExit)
+"""What the code of lm-eval's and of users' tasks may raise; each cause is recorded."""
+_LONGEST_REASON = 300
+
+EVERY_METRIC = "every metric"
+"""Stands for the names of a task that cannot even say what its metrics are called."""
+
+
+def task_metrics(task: Any, index: int) -> Iterator[Found]:
     """What `lm_eval.evaluator.evaluate` does after the model has answered, for one task.
 
-    Names are lm-eval's, `name,filter` for filters other than the default one.
+    Names are lm-eval's, `name,filter` for filters other than the default one. Whatever lm-eval's or the user's code
+    raises costs what it was to compute, and is the reason why that is missing.
 
     Args:
         task: lm-eval's Task, its instances answered (`resps`).
         index: of the task in the suite.
     """
-    from lm_eval.api.metrics import mean
-
-    task.apply_filters()
+    try:
+        task.apply_filters()
+    except _ANY as error:
+        yield from all_missing(task, index, _reason("the task's filters", error))
+        return
     items = by_item(task.instances)
     for filter_name in task.instances[0].filtered_resps:
         values: dict[str, list[Any]] = {}
-        for instances in items.values():
-            answers = [instance.filtered_resps[filter_name] for instance in instances]
-            for metric, value in task.process_results(instances[0].doc, answers).items():
-                values.setdefault(metric, []).append(value)
+        try:
+            for instances in items.values():
+                item = instances[0].doc_id
+                answers = [instance.filtered_resps[filter_name] for instance in instances]
+                for metric, value in task.process_results(instances[0].doc, answers).items():
+                    values.setdefault(metric, []).append(value)
+        except _ANY as error:
+            reason = _reason("process_results", error, where=f" on item {item}")
+            yield from all_missing(task, index, reason, filter_name=filter_name)
+            continue
         for metric, per_item in values.items():
-            aggregate = task.aggregation().get(metric, mean)
-            value = aggregate(per_item)
-            if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
-                name = metric if filter_name == "none" else f"{metric},{filter_name}"
-                yield MetricValue(index, name, float(value), standard_error(aggregate, per_item), len(per_item))
+            yield from _aggregated(task, index, metric=metric, filter_name=filter_name, values=per_item)
+
+
+def all_missing(task: Any, index: int, reason: str, *, filter_name: str = "none") -> Iterator[MissingMetric]:
+    """All metrics of a task, for one reason."""
+    try:
+        names = list(task.aggregation())
+    except _ANY:
+        names = []
+    for name in names or [EVERY_METRIC]:
+        yield MissingMetric(index, _named(name, filter_name), reason)
+
+
+def _aggregated(task: Any, index: int, *, metric: str, filter_name: str, values: Sequence[Any]) -> Iterator[Found]:
+    """One metric over its items, with its standard error."""
+    from lm_eval.api import metrics
+
+    name = _named(metric, filter_name)
+    try:
+        aggregate = task.aggregation().get(metric, metrics.mean)
+        result = aggregate(values)
+        value = _number(result)
+    except _ANY as error:
+        yield MissingMetric(index, name, _reason("its aggregation", error))
+        return
+    if value is None:
+        yield MissingMetric(index, name, f"its value is a {type(result).__name__}, not a number")
+        return
+    stderr = None
+    try:
+        stderr = standard_error(aggregate, values)
+    except _ANY as error:
+        yield MissingMetric(index, stderr_name(name), _reason("its computation", error))
+    num_items = len(values) - (int(np.isnan(values).sum()) if aggregate is metrics.nanmean else 0)
+    yield from checked(MetricValue(index, name, value, stderr, num_items))
+
+
+def _named(metric: str, filter_name: str) -> str:
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def _number(value: Any) -> float | None:
+    """A number of Python, numpy or torch as a float; None for anything else."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
+def _reason(what: str, error: BaseException, *, where: str = "") -> str:
+    """A phrase on one line."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{what} failed{where}: {said[:_LONGEST_REASON]}"
 
 
 def standard_error(aggregate: Any, values: Sequence[Any]) -> float | None:

@@ -7,8 +7,9 @@ section 3) and OLMo's where they have them, and OpenCompass's for PPL mode; lm-e
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,46 @@ class MetricValue:
     value: float
     stderr: float | None
     num_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class MissingMetric:
+    """A metric of one task that could not be computed.
+
+    Attributes:
+        task: index of the task.
+        metric: its name.
+        reason: what went wrong, a phrase on one line.
+    """
+
+    task: int
+    metric: str
+    reason: str
+
+
+Found = MetricValue | MissingMetric
+
+
+def checked(value: MetricValue) -> Iterator[Found]:
+    """A value that can be recorded; one that is not a finite number is missing, and so is such a standard error."""
+    if not math.isfinite(value.value):
+        yield MissingMetric(value.task, value.metric, f"its value is {value.value}")
+        return
+    if value.stderr is not None and not math.isfinite(value.stderr):
+        yield MissingMetric(value.task, stderr_name(value.metric), f"its value is {value.stderr}")
+        value = dataclasses.replace(value, stderr=None)
+    yield value
+
+
+def stderr_name(metric: str) -> str:
+    """lm-eval's name of a metric's standard error: `acc_stderr`, `exact_match_stderr,strict`."""
+    name, comma, filter_name = metric.partition(",")
+    return f"{name}_stderr{comma}{filter_name}"
+
+
+def is_stderr(metric: str) -> bool:
+    """Whether a name is that of a standard error."""
+    return metric.partition(",")[0].endswith("_stderr")
 
 
 @dataclass(frozen=True, slots=True)

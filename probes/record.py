@@ -1,10 +1,13 @@
-"""The one schema of a measurement, as stored in `probes.jsonl`."""
+"""The one schema of a measurement, as stored in `probes.jsonl`, and of a metric that could not be computed."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
+
+METRIC_MISSING = "metric_missing"
+"""Kind of the event that names a metric that could not be computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,4 +50,38 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """The row of `probes.jsonl`."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissingMeasurement:
+    """A metric of one task that could not be computed at one checkpoint, as stored in `missing.jsonl`.
+
+    Attributes:
+        step: optimizer steps done.
+        suite: name of the suite.
+        plan_hash: as in `Measurement`.
+        task: task name, group, or `mean`, as in `Measurement`.
+        domain: domain of the task.
+        num_fewshot: examples in the prompt.
+        metric: its name.
+        reason: what went wrong, a phrase on one line.
+    """
+
+    step: int
+    suite: str
+    plan_hash: str
+    task: str
+    domain: str
+    num_fewshot: int
+    metric: str
+    reason: str
+
+    def sentence(self) -> str:
+        """What a person reads."""
+        of = f"the mean of domain {self.domain}" if self.task == "mean" else f"task {self.task}"
+        return f"Metric {self.metric} of {of} is missing at step {self.step}: {self.reason}."
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of `missing.jsonl`."""
         return dataclasses.asdict(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from pretrain.engine.base import Scorer, TokenLogProbs
 from pretrain.errors import ProbeError
 from probes.aggregate import aggregates
 from probes.harness import Harness
-from probes.metrics import MetricValue, item_metrics, rescaled_accuracies
+from probes.metrics import Found, MetricValue, MissingMetric, checked, item_metrics, rescaled_accuracies
 from probes.plan import Plan
-from probes.record import Measurement
+from probes.record import Measurement, MissingMeasurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,7 @@ def measure(
     *,
     seconds: float,
     texts: Mapping[int, Sequence[str]] | None = None,
+    missing: list[MissingMeasurement] | None = None,
 ) -> list[Measurement]:
     """All measurements of a checkpoint: tasks in the suite's order, then groups, then the means of domains.
 
@@ -90,32 +92,60 @@ def measure(
         facts: of the checkpoint.
         seconds: wall time of scoring.
         texts: what the model wrote, see `probes.generate.Generated`; None where nothing was generated.
+        missing: takes the metrics that cannot be computed; None makes the first of them an error.
+
+    Raises:
+        ProbeError: a metric cannot be computed, and nobody collects those.
     """
-    values = harness.metrics(plan.table, answers.log_likelihood_R, answers.is_greedy_R)
-    values.extend(harness.generated_metrics(texts or {}))
-    taken = {(value.task, value.metric) for value in values}
+    found = _found(plan, answers, harness, texts or {})
+    measurements: list[Measurement] = []
+    lost: list[MissingMeasurement] = []
+
+    def take(task: str, domain: str, num_fewshot: int, one: Found) -> None:
+        named: dict[str, Any] = {
+            "step": facts.step, "suite": plan.suite, "plan_hash": plan.plan_hash, "task": task, "domain": domain,
+            "num_fewshot": num_fewshot, "metric": one.metric,
+        }  # fmt: skip
+        if isinstance(one, MissingMetric):
+            lost.append(MissingMeasurement(**named, reason=one.reason))
+            return
+        measurements.append(
+            Measurement(
+                **named,
+                run=facts.run,
+                tokens=facts.tokens,
+                flops=facts.flops,
+                value=one.value,
+                stderr=one.stderr,
+                num_items=one.num_items,
+                config_hash=facts.config_hash,
+                seconds=seconds,
+            )  # fmt: skip
+        )
+
+    for one in found:
+        task = plan.tasks[one.task]
+        take(task.name, task.domain, task.num_fewshot, one)
+    for aggregate in aggregates(plan.tasks, found):
+        take(*aggregate)
+    if lost and missing is None:
+        raise ProbeError(lost[0].sentence())
+    if missing is not None:
+        missing.extend(lost)
+    return measurements
+
+
+def _found(plan: Plan, answers: Answers, harness: Harness, texts: Mapping[int, Sequence[str]]) -> list[Found]:
+    """What single tasks give, in the suite's order."""
+    found = harness.metrics(plan.table, answers.log_likelihood_R, answers.is_greedy_R)
+    found.extend(harness.generated_metrics(texts))
+    taken = {(one.task, one.metric) for one in found}
     continuous = item_metrics(plan.table, answers.log_likelihood_R)
-    values.extend(value for value in continuous if (value.task, value.metric) not in taken)
+    found.extend(one for value in continuous if (value.task, value.metric) not in taken for one in checked(value))
     chance = plan.chance()
     levels = {index: chance[task.name] for index, task in enumerate(plan.tasks) if task.name in chance}
-    values.extend(rescaled_accuracies(values, levels))
-    values.sort(key=lambda value: value.task)
-
-    def row(task: str, domain: str, num_fewshot: int, value: MetricValue) -> Measurement:
-        return Measurement(
-            run=facts.run, step=facts.step, tokens=facts.tokens, flops=facts.flops, suite=plan.suite,
-            task=task, domain=domain, num_fewshot=num_fewshot, metric=value.metric, value=value.value,
-            stderr=value.stderr, num_items=value.num_items, plan_hash=plan.plan_hash,
-            config_hash=facts.config_hash, seconds=seconds,
-        )  # fmt: skip
-
-    measurements = []
-    for value in values:
-        task = plan.tasks[value.task]
-        measurements.append(row(task.name, task.domain, task.num_fewshot, value))
-    for line, domain, num_fewshot, value in aggregates(plan.tasks, values):
-        measurements.append(row(line, domain, num_fewshot, value))
-    return measurements
+    found.extend(rescaled_accuracies([value for value in found if isinstance(value, MetricValue)], levels))
+    return sorted(found, key=lambda one: one.task)
 
 
 def run_plan(plan: Plan, scorer: Scorer, harness: Harness, facts: CheckpointFacts) -> tuple[list[Measurement], Answers]:

@@ -1,5 +1,6 @@
 """The record of measurements: `probes.jsonl`, append-only whole lines, and per-request answers in Parquet.
 
+Metrics that could not be computed are in `missing.jsonl`, with the reason; every row of `probes.jsonl` has a number.
 A measurement is named by (step, suite, task, metric, plan_hash): writing it again replaces it, so a step that
 is scored twice after a crash is recorded once. Only rank 0 writes. Training and a scorer beside it may write at
 the same time: each change is made under a lock, on what the other has written meanwhile.
@@ -14,24 +15,25 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
 from pretrain.locks import exclusive
-from probes.record import Measurement
+from probes.record import Measurement, MissingMeasurement
 
 if TYPE_CHECKING:
     from probes.plan import Plan
     from probes.score import Answers
 
 PROBES_FILE = "probes.jsonl"
+MISSING_FILE = "missing.jsonl"
 ITEMS_FOLDER = "items"
 LOCK_FILE = ".probes.lock"
 
-_FIELDS = {field.name for field in dataclasses.fields(Measurement)}
+Row = TypeVar("Row", Measurement, MissingMeasurement)
 _ITEMS_NAME = re.compile(r"step_(\d+)\.parquet$")
 
 Key = tuple[int, str, str, str, str, str]
@@ -49,6 +51,7 @@ class ProbeStore:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / PROBES_FILE
+        self._missing_path = directory / MISSING_FILE
         self._items = directory / ITEMS_FOLDER
         self._lock = directory / LOCK_FILE
         self._seen: tuple[int, ...] | None = None
@@ -59,6 +62,11 @@ class ProbeStore:
     def measurements(self) -> list[Measurement]:
         """Everything recorded, in the order of the file as last read."""
         return list(self._rows.values())
+
+    @property
+    def missing(self) -> list[MissingMeasurement]:
+        """Metrics that could not be computed, as the file has them now."""
+        return load_missing(self._missing_path)
 
     def refresh(self) -> None:
         """Takes in what others have written since the file was last read.
@@ -85,19 +93,28 @@ class ProbeStore:
             self._rows = {key: row for key, row in self._rows.items() if row.step <= step}
             if self.path.exists():
                 self._rewrite()
+            self._write_missing([row for row in self.missing if row.step <= step])
             for path in self._items.glob("**/step_*.parquet"):
                 match = _ITEMS_NAME.fullmatch(path.name)
                 if match and int(match[1]) > step:
                     path.unlink()
 
-    def append(self, measurements: Sequence[Measurement]) -> None:
+    def append(self, measurements: Sequence[Measurement], missing: Sequence[MissingMeasurement] = ()) -> None:
         """Adds measurements, on disk when this returns; those recorded before are replaced.
+
+        Args:
+            measurements: of one step.
+            missing: metrics that could not be computed at it; those recorded before are forgotten.
 
         Raises:
             ProbeError: the file cannot be written.
         """
         with _explained(self.path), exclusive(self._lock):
             self.refresh()
+            rows: list[Measurement | MissingMeasurement] = [*measurements, *missing]
+            places = {(row.step, row.suite, row.plan_hash) for row in rows}
+            others = [row for row in self.missing if (row.step, row.suite, row.plan_hash) not in places]
+            self._write_missing([*others, *missing])
             self._seen = None  # until it is on disk
             replaces = any(_key(row) in self._rows for row in measurements)
             for row in measurements:
@@ -115,12 +132,14 @@ class ProbeStore:
     def complete_steps(self, plan: Plan) -> set[int]:
         """Steps that need not be scored again: each task that the plan puts to the model has a row under its hash.
 
+        A metric that could not be computed is such a row: computed again, it would be missing again.
         Rows of groups and means of domains do not count: whether there are any depends on the metrics tasks share.
         """
         asked = [plan.tasks[index] for index in np.unique(plan.table.task_R)]
         wanted = {(task.name, task.domain, task.num_fewshot) for task in asked}
         found: dict[int, set[tuple[str, str, int]]] = {}
-        for row in self._rows.values():
+        rows: list[Measurement | MissingMeasurement] = [*self._rows.values(), *self.missing]
+        for row in rows:
             if row.plan_hash == plan.plan_hash and row.suite == plan.suite:
                 found.setdefault(row.step, set()).add((row.task, row.domain, row.num_fewshot))
         return {step for step, named in found.items() if named >= wanted}
@@ -164,6 +183,20 @@ class ProbeStore:
         replace_file(self.path, _lines(self._rows.values()))
         self._seen = _state_of(self.path)
 
+    def _write_missing(self, rows: Sequence[MissingMeasurement]) -> None:
+        if rows != self.missing:
+            replace_file(self._missing_path, _lines(rows))
+
+
+def load_missing(path: Path) -> list[MissingMeasurement]:
+    """Reads `missing.jsonl`, which is always whole; a missing file holds none.
+
+    Raises:
+        ProbeError: unreadable, or a line that is none of its rows; names the line.
+    """
+    lines = _read(path).splitlines()
+    return [_parse(line, path, number, MissingMeasurement) for number, line in enumerate(lines, start=1)]
+
 
 def load_measurements(path: Path) -> list[Measurement]:
     """Reads `probes.jsonl`; of a measurement written twice the later one. A missing file holds none.
@@ -174,16 +207,10 @@ def load_measurements(path: Path) -> list[Measurement]:
     Raises:
         ProbeError: unreadable, or a whole line that is not a measurement; names the line.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ProbeError(f"{path} cannot be read: {error}") from error
-    *lines, torn = content.split(b"\n")
+    *lines, torn = _read(path).split(b"\n")
     rows: dict[Key, Measurement] = {}
     for number, line in enumerate(lines, start=1):
-        row = _parse(line, path, number)
+        row = _parse(line, path, number, Measurement)
         rows.pop(_key(row), None)
         rows[_key(row)] = row
     found = list(rows.values())
@@ -217,10 +244,19 @@ def _is_torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def _parse(line: bytes, path: Path, number: int) -> Measurement:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be read: {error}") from error
+
+
+def _parse(line: bytes, path: Path, number: int, kind: type[Row]) -> Row:
     try:
         values: dict[str, Any] = json.loads(line)
-        return Measurement(**{name: values[name] for name in _FIELDS})
+        return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
     except (ValueError, KeyError, TypeError) as error:
         raise ProbeError(
             f"{path}, line {number}, is not a measurement ({type(error).__name__}: {error}). Remove the line."
@@ -231,8 +267,9 @@ def _key(row: Measurement) -> Key:
     return (row.step, row.suite, row.domain, row.task, row.metric, row.plan_hash)
 
 
-def _lines(rows: Iterable[Measurement]) -> bytes:
-    return "".join(json.dumps(row.to_json()) + "\n" for row in rows).encode()
+def _lines(rows: Iterable[Measurement | MissingMeasurement]) -> bytes:
+    """Strict JSON: a NaN would make the file unreadable for other programs."""
+    return "".join(json.dumps(row.to_json(), allow_nan=False) + "\n" for row in rows).encode()
 
 
 @contextlib.contextmanager

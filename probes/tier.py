@@ -21,7 +21,7 @@ from probes.generate import Generated, generate_texts
 from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
 from probes.plan import Plan
-from probes.record import Measurement
+from probes.record import METRIC_MISSING, Measurement, MissingMeasurement
 from probes.score import CheckpointFacts, gather_answers, measure
 from probes.store import ProbeStore
 from probes.suite import is_fast
@@ -58,6 +58,7 @@ class LiveTier:
         self._wanted, self._compiled, self._key = wanted, plan, key
         self._harness: Harness | None = None
         self._complete_steps: set[int] = set()
+        self._said_missing: set[tuple[str, str, str]] = set()
 
     def prepare(self, run: Run, store: ProbeStore | None) -> None:
         """Compiles the plan on rank 0, or takes the compiled one; every rank then holds it.
@@ -173,13 +174,17 @@ class LiveTier:
         try:
             answers = gather_answers(self.plan, scored)
             texts = generated.texts if generated is not None else None
-            measurements = measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts)
+            missing: list[MissingMeasurement] = []
+            measurements = measure(
+                self.plan, answers, self._harness, facts, seconds=seconds, texts=texts, missing=missing
+            )
             store.write_items(self.plan, answers, step=state.step)
-            store.append(measurements)
+            store.append(measurements, missing)
         except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
             cause = f"{type(error).__name__}: {error}"
             run.tracker.event("probe_failed", step=state.step, suite=self.plan.suite, cause=cause)
             return
+        self._say_missing(run, missing)
         run.tracker.log_views(dashboard_values(measurements), step=state.step, tokens=state.tokens)
         written: dict[str, Any] = {}
         took = seconds + time.perf_counter() - start
@@ -196,6 +201,17 @@ class LiveTier:
             num_measurements=len(measurements),
             **written,
         )
+
+    def _say_missing(self, run: Run, missing: Sequence[MissingMeasurement]) -> None:
+        """An event for each metric that could not be computed; a warning when it is missing for the first time."""
+        for one in missing:
+            fields = one.to_json()
+            step = fields.pop("step")
+            if (one.domain, one.task, one.metric) in self._said_missing:
+                run.tracker.event(METRIC_MISSING, step=step, **fields)
+            else:
+                self._said_missing.add((one.domain, one.task, one.metric))
+                run.tracker.warn(METRIC_MISSING, one.sentence(), step=step, **fields)
 
 
 def score_together(run: Run, rows: PackedRows) -> tuple[TokenLogProbs | None, str]:

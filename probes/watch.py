@@ -35,6 +35,7 @@ from probes.items import StoredSuite
 from probes.journal import SCORED, Journal, read_rows
 from probes.late import domains_of, show_rest
 from probes.partial import PARTIAL_FOLDER, PartialAnswers
+from probes.record import METRIC_MISSING
 from probes.request import ProbeTokenizer
 from probes.store import ProbeStore
 from probes.target import Target, checkpoint_target, weights_digest
@@ -208,7 +209,7 @@ class Watcher:
         assert self._examiner is not None, "rank 0 has it"
         plan, step = self._examiner.plan, target.facts.step
         try:
-            measurements, answers = self._examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
+            measurements, answers, missing = self._examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
         except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
             self._pass_over(step, f"{type(error).__name__}: {error}", digest)
             partial.remove()
@@ -217,7 +218,10 @@ class Watcher:
         # Before the rows: were it killed between the two, nobody would show what it recorded.
         named = {"suite": plan.suite, "plan_hash": plan.plan_hash, "layout": self._stamp}
         self._journal.write(SCORED, step=step, tokens=target.facts.tokens, score_seconds=seconds, **named)
-        self._store.append(measurements)
+        self._store.append(measurements, missing)
+        for one in missing:
+            self._journal.write(METRIC_MISSING, **one.to_json())
+            _say(one.sentence())
         partial.remove()
         _say(f"step {step}  scored {plan.suite} in {seconds:.1f} s, {len(measurements)} measurements")
 

@@ -6,7 +6,7 @@
   python -m pretrain.torchrun --nproc-per-node 8 -m probes score runs/big parallel.tensor=4 parallel.sequence=true
 
 Of a run everything that is not given is as in its configuration, the layout excepted. Nothing is written into the
-run unless record=true.
+run unless record=true. A metric that cannot be computed is named with the reason; that is no error: the exit code is 0.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from probes.commands.arguments import parse_keys
 if TYPE_CHECKING:
     from pretrain.engine.job import Job
     from probes.beside import Settings
-    from probes.examiner import Examiner
+    from probes.examiner import Examined, Examiner
     from probes.generate import Generated
-    from probes.record import Measurement
-    from probes.score import Answers
+    from probes.store import ProbeStore
     from probes.target import Target
 
 HELP = "score a checkpoint, a run's newest one, or a local Hugging Face LLaMA"
@@ -122,11 +121,15 @@ def _report(
 ) -> None:
     """Rank 0's end of the work."""
     from probes.examiner import results_table
+    from probes.journal import Journal
+    from probes.record import METRIC_MISSING
     from probes.store import ProbeStore
 
     texts = generated.texts if generated is not None else None
-    measurements, answers = examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
-    print(results_table(measurements))
+    examined = examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
+    print(results_table(examined.measurements))
+    for one in examined.missing:
+        print(one.sentence())
     print(f"\n{target.path}: suite {examiner.plan.suite}, plan {examiner.plan.plan_hash}, {seconds:.1f} s of scoring")
     if generated is not None:
         print(f"{generated.num_tokens} tokens generated in {generated.seconds:.1f} s")
@@ -134,28 +137,31 @@ def _report(
         print(f"left out: {sentence}")
     if values.get("record"):
         assert target.run is not None, "checked before"
-        store = ProbeStore(target.run)
-        store.write_items(examiner.plan, answers, step=target.facts.step)
-        store.append(measurements)
+        _record(ProbeStore(target.run), target, examiner, examined)
+        journal = Journal(target.run)
+        for one in examined.missing:
+            journal.write(METRIC_MISSING, **one.to_json())
     if "out" in values:
-        _write_out(Path(values["out"]), target, examiner, measurements, answers)
+        _write_out(Path(values["out"]), target, examiner, examined)
 
 
-def _write_out(
-    folder: Path, target: Target, examiner: Examiner, measurements: list[Measurement], answers: Answers
-) -> None:
-    """A folder like a run's: rows, answers to every request, and the plan."""
+def _record(store: ProbeStore, target: Target, examiner: Examiner, examined: Examined) -> None:
+    store.write_items(examiner.plan, examined.answers, step=target.facts.step)
+    store.append(examined.measurements, examined.missing)
+
+
+def _write_out(folder: Path, target: Target, examiner: Examiner, examined: Examined) -> None:
+    """A folder like a run's: rows, metrics that are missing, answers to every request, and the plan."""
     from probes.store import ProbeStore
 
+    missing = [one.to_json() for one in examined.missing]
+    described = {"path": str(target.path.resolve()), **examiner.describe(), "missing": missing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        described = {"path": str(target.path.resolve()), **examiner.describe()}
         replace_file(folder / "scored.json", json.dumps(described, indent=1) + "\n")
     except OSError as error:
         raise ProbeError(f"out={folder} cannot be written: {error}. Name another folder.") from error
-    store = ProbeStore(folder)
-    store.write_items(examiner.plan, answers, step=target.facts.step)
-    store.append(measurements)
+    _record(ProbeStore(folder), target, examiner, examined)
     examiner.plan.save(folder / "plans" / examiner.plan.plan_hash)
     print(f"written: {folder}")
 

@@ -175,7 +175,7 @@ def _mean_point(points: list[Point]) -> Point:
         step=points[0].step,
         tokens=points[0].tokens,
         value=sum(point.value for point in points) / len(points),
-        stderr=math.sqrt(sum(error**2 for error in errors)) / len(points) if known else None,
+        stderr=math.hypot(*errors) / len(points) if known else None,
     )
 
 

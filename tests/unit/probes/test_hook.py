@@ -65,6 +65,9 @@ class Tracker:
     def event(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
         self.events.append((kind, step, fields))
 
+    def warn(self, kind: str, warning: str, *, step: int, **fields: Any) -> None:
+        self.event(kind, step=step, warning=warning, **fields)
+
     def log_views(self, values: dict[str, float], *, step: int, tokens: int) -> None:
         self.shown.append((step, dict(values)))
 
