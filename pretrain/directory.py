@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pretrain.config.load import data_changes, difference, load_yaml, to_yaml
+from pretrain.config.load import (
+    BrokenConfigError,
+    config_hash,
+    data_changes,
+    difference,
+    identity_hash,
+    load_yaml,
+    to_yaml,
+)
 from pretrain.config.run import RunConfig
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pretrain.checkpoint.reader import CheckpointInfo
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -20,10 +33,15 @@ def run_directory(config: RunConfig) -> Path:
     return Path(config.run.dir) / config.run.name
 
 
-def claim(config: RunConfig) -> Path:
+def claim(config: RunConfig, *, warn: Callable[[str], None]) -> Path:
     """Makes the run directory, or takes it up again. Only one rank calls it.
 
-    The `config.yaml` of a run that goes on stays as it is: a start may still be refused. See `record`.
+    Where `config.yaml` is missing, empty or cut off, it is written anew if the newest checkpoint is of this run.
+    Otherwise the file of a run that goes on stays as it is: a start may still be refused. See `record`.
+
+    Args:
+        config: the run.
+        warn: told that a `config.yaml` was written anew, and why.
 
     Returns:
         The directory. It has a `config.yaml`.
@@ -33,24 +51,18 @@ def claim(config: RunConfig) -> Path:
             of sources or ranges to skip, and data.accept_changes is not set.
     """
     directory = run_directory(config)
-    path = directory / CONFIG_NAME
-    if path.exists():
-        before = load_yaml(path)
+    before = _recorded(config, directory, warn)
+    if before is not None:
         differences = difference(before, config)
         changes = data_changes(before, config)
         if differences or (changes and not config.data.accept_changes):
             listed = "\n      ".join([*differences, *changes])
             raise ConfigError(
                 f"{directory} belongs to a run with another configuration:\n      {listed}\n"
-                f"    Choose another run.name, restore these values, or remove the directory to start anew."
+                f"    Choose another run.name, or restore these values."
                 + ("" if differences else " Or accept the change from here on with data.accept_changes=true.")
             )
         return directory
-    if (directory / CHECKPOINTS).exists():
-        raise ConfigError(
-            f"{directory} holds checkpoints but no {CONFIG_NAME}, so it cannot be told whose they are. "
-            f"Choose another run.name, or put the run's {CONFIG_NAME} back."
-        )
     record(config)
     return directory
 
@@ -70,3 +82,46 @@ def record(config: RunConfig) -> None:
         replace_file(path, to_yaml(kept))
     except OSError as error:
         raise ConfigError(f"run.dir={config.run.dir}: {error}. Choose a folder that can be written.") from None
+
+
+def _recorded(config: RunConfig, directory: Path, warn: Callable[[str], None]) -> RunConfig | None:
+    """The configuration that the run directory records; None if there is none and this run may write its own."""
+    path = directory / CONFIG_NAME
+    what = f"{path} is missing"
+    try:
+        if path.exists():
+            return load_yaml(path)
+    except BrokenConfigError as error:
+        what = error.what
+    saved = _checkpoints(directory / CHECKPOINTS)
+    if not saved:
+        if path.exists():
+            warn(f"{what}. The run has no checkpoint yet, so the file is written anew.")
+        return None
+    remedy = f"choose another run.name, or put a copy of the run's {CONFIG_NAME} back."
+    usable = [info.manifest for info in saved if info.manifest is not None]
+    if not usable:
+        problem = f"no checkpoint in {directory / CHECKPOINTS} can be read, so nothing says whose run this is"
+        raise ConfigError(f"{what}, and {problem}. Restore a checkpoint, {remedy}")
+    newest = f"the checkpoint of step {usable[-1].step:,}"
+    if usable[-1].meta.identity_hash != identity_hash(config):
+        raise ConfigError(
+            f"{what}, and {newest} was made by another configuration: model, data, tokenizer, optimizer, schedule, "
+            f"precision, batch size, sequence length or seed differ. Start the run with the command that made it, "
+            f"{remedy}"
+        )
+    unknown = ""
+    if usable[-1].meta.config_hash != config_hash(config):
+        unknown = (
+            " Settings that may change between two starts have changed, and nothing says which: check train.steps."
+        )
+    warn(f"{what}. It is written anew, because {newest} was made by the configuration that is given now.{unknown}")
+    return None
+
+
+def _checkpoints(folder: Path) -> list[CheckpointInfo]:
+    if not folder.is_dir():
+        return []
+    from pretrain.checkpoint.reader import list_checkpoints  # loads torch, which nothing else here needs
+
+    return list_checkpoints(folder)

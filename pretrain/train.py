@@ -111,7 +111,10 @@ class _Parts:
 
 
 def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
-    directory = job.once(lambda: claim(config))
+    warnings: list[str] = []
+    directory = job.once(lambda: claim(config, warn=warnings.append))
+    for warning in warnings:
+        _say(f"warning: {warning}")
     resumed = job.once(lambda: newest_valid(directory / CHECKPOINTS, log=_say))
     changes = job.once(lambda: _changes(config, directory, resumed))
     data = _prepare_data(config, job, directory)
@@ -142,6 +145,8 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     with tracker, _loader(parts, order).iterate(state.samples, read_ahead=ahead) as batches:
         what = "resume" if resume_step >= 0 else "start"
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
+        for warning in warnings:
+            tracker.event("config_restored", step=state.step, warning=warning)
         if changes.length is not None:
             tracker.warn("length_changed", changes.length.sentence(), step=state.step, **changes.length.fields())
         if order_changes:

@@ -76,10 +76,7 @@ def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
         there = find_splits(data_dir, path, name)
         wanted = {config.test_split, config.validation_split, fewshot_split(config)} - {None, *there}
         folder = dataset_folder(data_dir, path, name)
-        if (folder / _EXISTING).is_file():
-            wanted &= {
-                *json.loads((folder / _EXISTING).read_text(encoding="utf-8"))
-            }  # a definition may name splits that do not exist
+        wanted &= _existing(folder) or wanted  # a definition may name splits that do not exist
         if wanted:
             splits = _fetch(config, folder, wanted)
             say(f"{config.task}: {', '.join(sorted(splits))} of {path} to {folder}")
@@ -93,6 +90,14 @@ def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
 
 _EXISTING = ".splits.json"
 """Names of all splits of a data set that was fetched."""
+
+
+def _existing(folder: Path) -> set[str]:
+    """The splits that a fetched data set has; empty if that is not known, so that it is fetched again."""
+    try:
+        return {str(name) for name in json.loads((folder / _EXISTING).read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError):
+        return set()
 
 
 def _fetch(config: Any, folder: Path, wanted: set[str]) -> list[str]:

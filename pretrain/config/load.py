@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,23 +136,63 @@ def to_yaml(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+class BrokenConfigError(ConfigError):
+    """A `config.yaml` that is empty or cut off, as a machine that died may leave it.
+
+    Attributes:
+        what: file and state, the beginning of a sentence.
+    """
+
+    def __init__(self, path: str | Path, state: str) -> None:
+        self.what = f"{path} {state}"
+        super().__init__(
+            f"{self.what}: the machine or its disk probably failed while the file was written. Start the run again "
+            "with the command that made it, which writes the file anew, or put a copy of the file back."
+        )
+
+
 def load_yaml(path: str | Path) -> RunConfig:
     """Reads the `config.yaml` of a run directory.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or does not fit the schema.
+        BrokenConfigError: the file is empty, cut off, or not YAML.
+        ConfigError: the file is missing or does not fit the schema.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
+        content = Path(path).read_bytes()
+        text = content.decode("utf-8")
+        if not text.strip("\0 \t\r\n"):
+            raise BrokenConfigError(path, f"is empty ({len(content)} bytes)")
+        values = OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, YAMLError) as error:  # OmegaConf's errors among them
+        raise BrokenConfigError(path, f"is not YAML ({len(content)} bytes; {' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, not the keys of a configuration.")
-    return from_plain({str(key): value for key, value in values.items()})
+    plain = {str(key): value for key, value in values.items()}
+    if text.endswith("\n"):
+        return from_plain(plain)
+    # What `to_yaml` writes ends its last line. A file without that end is whole only if it has every key.
+    lacking = next(_keys_without(plain, to_plain(RunConfig())), None)
+    try:
+        if lacking is None:
+            return from_plain(plain)
+        what = f"without {lacking}"
+    except ConfigError as error:
+        what = str(error)
+    raise BrokenConfigError(path, f"stops in the middle of a line ({len(content)} bytes; {what})")
+
+
+def _keys_without(given: Mapping[str, Any], whole: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in whole.items():
+        if key not in given:
+            yield prefix + key
+        elif isinstance(value, dict) and isinstance(given[key], dict):
+            yield from _keys_without(given[key], value, f"{prefix}{key}.")
 
 
 def config_hash(config: RunConfig) -> str:

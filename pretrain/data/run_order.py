@@ -214,12 +214,21 @@ def read_order(directory: Path) -> RunOrder:
         DataError: there is none, or it cannot be read.
     """
     path = directory / ORDER_NAME
+    size = 0
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        size = len(text.encode())
+        values = json.loads(text)
         history, ends = OrderHistory.from_state_dict(values), [int(step) for step in values["chunk_ends"]]
         return RunOrder(history, str(values["prepared"]), int(values["world_size"]), ends)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Give the directory of a run that was started.") from None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Give the directory of a run that was started.") from None
+        raise DataError(
+            f"{path} ({size} bytes) cannot be read: {error}. The machine or its disk probably failed while it was "
+            "written. Start the run again with data.prepared_dir set to the folder of prepared data that it was begun "
+            "with, as a rule below run.dir/prepared: the file is then written anew."
+        ) from None
 
 
 def _order(history: OrderHistory, config: RunConfig, prepared: PreparedData) -> Order:

@@ -164,7 +164,7 @@ def test_the_record_in_the_run_directory_is_read_as_it_was_written(
     write_order(tmp_path, record)
     assert read_order(tmp_path) == record
     (tmp_path / "order.json").write_text("{}")
-    with pytest.raises(DataError, match="order.json cannot be read"):
+    with pytest.raises(DataError, match=r"order.json \(\d+ bytes\) cannot be read.*data.prepared_dir"):
         read_order(tmp_path)
     with pytest.raises(CheckpointError, match="order of samples"):
         OrderHistory.from_state_dict({"shares": 3})

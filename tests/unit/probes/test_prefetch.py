@@ -105,6 +105,19 @@ def test_a_split_that_another_task_needs_later_is_fetched_then(
     ]  # fmt: skip
 
 
+def test_a_list_of_splits_that_a_crash_emptied_is_fetched_again(
+    hub: list[str], words: list[str], tmp_path: Path
+) -> None:
+    assert main(["prefetch", *words]) == 0
+    folder = tmp_path / "data" / "org" / "sums" / "easy"
+    splits = folder / ".splits.json"
+    whole = splits.read_text()
+    splits.write_text("")
+    (folder / "test.parquet").unlink()
+    assert main(["prefetch", *words]) == 0
+    assert hub[2:] == ["org/sums easy"] and splits.read_text() == whole and (folder / "test.parquet").is_file()
+
+
 def test_files_that_are_there_are_kept(hub: list[str], words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "data" / "org" / "sums" / "easy"
     folder.mkdir(parents=True)
