@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.engine.sharded.batches import microbatches
 from tests.parity.test_layouts import reference, reference_bf16
 from tests.parity.workers import FUSED, Layout, batch, build
 from tests.support.ranks import run_ranks
+from tests.unit.engine import test_batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -61,6 +63,21 @@ def steps_without_waits(_: None) -> bool:
     found = [one.result().loss for one in pending]
     built.engine.close()
     return all(map(np.isfinite, found)) and all(one.late for one in pending)
+
+
+def test_microbatches_are_given_to_the_device_without_a_wait() -> None:
+    positions = [torch.arange(12, device="cuda")]
+    given = test_batches.batch(masked=True)
+    list(microbatches(given, positions, dtype=torch.bfloat16))  # the first call makes the copying stream
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        parts = list(microbatches(given, positions, dtype=torch.bfloat16))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for number, part in enumerate(parts):
+        np.testing.assert_array_equal(part.tokens_BS.cpu(), given.tokens_MBT[number][:, :-1])
+        assert part.weights_BS is not None and given.weights_MBS is not None
+        np.testing.assert_array_equal(part.weights_BS.cpu(), given.weights_MBS[number])
 
 
 @pytest.mark.slow

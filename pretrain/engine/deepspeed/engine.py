@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +20,7 @@ from pretrain.engine.capabilities import DEEPSPEED
 from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
 from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.batches import Microbatch, microbatches
 from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.engine.sharded.dynamics import Observer
 from pretrain.engine.sharded.generate import generate_ids
@@ -27,7 +28,6 @@ from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
 from pretrain.model.kernels import choose
-from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
 
 
@@ -57,6 +57,7 @@ class DeepSpeedEngine:
         options = recompute_options(config, self._kernels)
         self._chunks = build_chunks(config, spec, transformer_config(config, spec, self._kernels, **options))
         (self._model,) = self._chunks
+        self._positions = torch.arange(config.train.sequence_length, device=device)
         blocks = blocks_of(self._chunks)
         initialize(blocks, config.model, seed=config.run.seed)
         os.environ.setdefault("LOCAL_RANK", "0")  # it insists on one, launcher or not
@@ -68,6 +69,7 @@ class DeepSpeedEngine:
             mpu=ModelParallelUnit(),
             config=ds_config,
         )
+        self._dtype = next(self._model.parameters()).dtype
         self._state = DeepSpeedState(self._deepspeed, blocks)
 
     def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> PendingStep:
@@ -78,9 +80,10 @@ class DeepSpeedEngine:
         tokens = batch.num_samples * self._config.train.sequence_length
         totals = torch.zeros(2 if self._config.optimizer.z_loss else 1, dtype=torch.float64, device=self._device)
         with observer.activations() if observer else contextlib.nullcontext():
-            for is_last, inputs, mask, weights_BS in self._microbatches(batch):
+            for number, part in enumerate(microbatches(batch, [self._positions], dtype=self._dtype), start=1):
+                is_last = number == len(batch.tokens_MBT)
                 self._deepspeed.set_gradient_accumulation_boundary(is_last)
-                totals += self._forward_backward(inputs, mask, weights_BS, step_tokens=tokens)
+                totals += self._forward_backward(part, step_tokens=tokens)
                 if not is_last:
                     self._deepspeed.step()  # counts microbatches
         if self._replicas > 1:
@@ -163,33 +166,10 @@ class DeepSpeedEngine:
         self._deepspeed.destroy()
         groups.stop()
 
-    def _microbatches(
-        self, batch: Batch
-    ) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor | None, torch.Tensor | None]]:
-        """(whether it is the step's last, int64 [B, S + 1], mask, weights of targets [B, S])."""
-        tokens_MBT = torch.from_numpy(batch.tokens_MBT).to(self._device, torch.long)
-        dtype = next(self._model.parameters()).dtype
-        for index, tokens_BT in enumerate(tokens_MBT):
-            mask = None
-            if batch.ends_MBS is not None:
-                mask = document_mask(torch.from_numpy(batch.ends_MBS[index]).to(self._device), dtype=dtype)
-            weights_BS = None
-            if batch.weights_MBS is not None:
-                weights_BS = torch.from_numpy(batch.weights_MBS[index]).to(self._device)
-            yield index == len(tokens_MBT) - 1, tokens_BT, mask, weights_BS
-
-    def _forward_backward(
-        self,
-        tokens_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        weights_BS: torch.Tensor | None,
-        *,
-        step_tokens: int,
-    ) -> torch.Tensor:
+    def _forward_backward(self, part: Microbatch, *, step_tokens: int) -> torch.Tensor:
         """Sums of the microbatch's token losses, and z-losses where there are any: fp64 [1 or 2]."""
-        positions = torch.arange(tokens_BT.shape[1] - 1, device=self._device).expand(len(tokens_BT), -1)
-        losses = self._deepspeed(tokens_BT[:, :-1].contiguous(), positions, mask, labels=tokens_BT[:, 1:].contiguous())
-        total, sums = summed(losses, weights_BS)
+        losses = self._deepspeed(part.tokens_BS, part.position_ids_BS, part.mask, labels=part.labels_BS)
+        total, sums = summed(losses, part.weights_BS)
         # DeepSpeed averages gradients over the replicas. A loss that is not finite makes the factor, and with it every
         # gradient, not a number: DeepSpeed then leaves the step out, without anybody waiting for the loss here.
         factor = total.detach() * 0.0 + self._replicas / step_tokens

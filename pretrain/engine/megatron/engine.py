@@ -20,12 +20,13 @@ from megatron.core.transformer.module import Float16Module
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.capabilities import MEGATRON
-from pretrain.engine.device import read_later, to_device
+from pretrain.engine.device import read_later
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron.alone import Alone
 from pretrain.engine.megatron.shards import MegatronState
 from pretrain.engine.megatron.update import FusedUpdate, parts_of, squared_norm
 from pretrain.engine.sharded import groups
+from pretrain.engine.sharded.batches import Microbatch, microbatches
 from pretrain.engine.sharded.blocks import blocks_of
 from pretrain.engine.sharded.dynamics import Observer
 from pretrain.engine.sharded.generate import generate_ids
@@ -35,7 +36,6 @@ from pretrain.model.gpt import build_chunks, recompute_options, transformer_conf
 from pretrain.model.kernels import choose
 from pretrain.model.layers import fp8
 from pretrain.model.layers.attention import zigzag_positions
-from pretrain.model.layers.document_mask import document_mask
 from pretrain.model.spec import ModelSpec
 
 
@@ -240,30 +240,14 @@ class MegatronEngine:
         if engine.overlap_param_gather and self._replicated and not single:
             megatron.param_sync_func = [wrapper.start_param_sync for wrapper in self._wrappers]
 
-    def _microbatches(self, batch: Batch) -> Iterator[dict[str, torch.Tensor | None]]:
-        tokens_MBT = to_device(batch.tokens_MBT, self._device).long()
-        size, every = self._config.parallel.context, self._positions
-        positions = every[parallel_state.get_context_parallel_rank()]
-        position_ids = positions.expand(tokens_MBT.shape[1], -1)
-        for number, tokens_BT in enumerate(tokens_MBT):
-            if size == 1:
-                tokens, labels = tokens_BT[:, :-1].contiguous(), tokens_BT[:, 1:].contiguous()
-            else:
-                tokens, labels = tokens_BT[:, positions], tokens_BT[:, positions + 1]
-            mask = None
-            if batch.ends_MBS is not None:
-                ends_BS = to_device(batch.ends_MBS[number], self._device)
-                dtype = self._megatron.params_dtype
-                mask = document_mask(ends_BS, dtype=dtype, query_at=positions, key_at=torch.cat(every))
-            weights = None
-            if batch.weights_MBS is not None:
-                weights = to_device(batch.weights_MBS[number], self._device)[:, positions]
-            yield {"tokens": tokens, "labels": labels, "position_ids": position_ids, "mask": mask, "weights": weights}
+    def _microbatches(self, batch: Batch) -> Iterator[Microbatch]:
+        rank, dtype = parallel_state.get_context_parallel_rank(), self._megatron.params_dtype
+        return microbatches(batch, self._positions, context_rank=rank, dtype=dtype)
 
-    def _forward_step(self, iterator: Iterator[dict[str, torch.Tensor | None]], model: Any) -> tuple[torch.Tensor, Any]:
-        batch = next(iterator)
-        losses = model(batch["tokens"], batch["position_ids"], batch["mask"], labels=batch["labels"])
-        return losses, functools.partial(_scaled_sum, weights_BS=batch["weights"], scale=1.0 / self._step_tokens)
+    def _forward_step(self, iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Any]:
+        part = next(iterator)
+        losses = model(part.tokens_BS, part.position_ids_BS, part.mask, labels=part.labels_BS)
+        return losses, functools.partial(_scaled_sum, weights_BS=part.weights_BS, scale=1.0 / self._step_tokens)
 
     def _finalize_gradients(self, wrappers: list[Any], _: torch.Tensor | None, **options: Any) -> None:
         """Reduces gradients; the loss was divided by the step's tokens, which every rank knows.
