@@ -11,7 +11,6 @@ import hashlib
 import numpy as np
 
 _ROUNDS = 8
-_MASK = (1 << 64) - 1
 # Finaliser of MurmurHash3 (fmix64): every output bit depends on every input bit.
 _MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
 # Feistel halves of a few bits reach few of the permutations; up to this size, keyed hashes are sorted instead.

@@ -52,10 +52,6 @@ class PreparedSource:
     chunk_rows: tuple[int, ...] | None = None
     validation_starts: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    def validation_bytes(self, start: int, stop: int) -> int:
-        """UTF-8 bytes of text of `validation_tokens[start:stop]`; BOS and EOS count 0."""
-        return int(self.validation_token_bytes[start:stop].sum(dtype=np.int64))
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:

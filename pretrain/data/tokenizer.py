@@ -98,10 +98,6 @@ class Tokenizer:
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of each text."""
-        return [self.encode(text) for text in texts]
-
     def encode_array(self, text: str) -> np.ndarray:
         """Ids of one document as int32 [num_tokens]; may be a read-only view.
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pretrain.engine.capabilities import Capabilities
-
 if TYPE_CHECKING:
     from pretrain.checkpoint.blocks import Chunk
     from pretrain.checkpoint.reader import CheckpointReader
@@ -221,8 +219,6 @@ class ShardedState(Protocol):
 
 class Engine(Scorer, Generator, Protocol):
     """A model, its optimizer and its process groups. Every method is called by every rank."""
-
-    capabilities: Capabilities
 
     def train_step(self, batch: Batch, learning_rate: float, *, observe: bool = False) -> PendingStep:
         """Forward, backward and update over all microbatches of one step; does not wait for a device to do them.

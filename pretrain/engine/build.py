@@ -48,10 +48,21 @@ def _transformer_engine_problems(config: RunConfig) -> list[str]:
     return [f"engine.transformer_engine=true: {lacks}. {remedy}, or set it to false."]
 
 
-def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
-    """Problems of this layout and these options under the chosen engine; empty when it can run."""
-    can = ENGINES[config.engine.name]
-    problems = [*_layout_problems(config, can), *_option_problems(config, can), *kernel_problems(config)]
+def check_capabilities(config: RunConfig, *, world_size: int, can: Capabilities | None = None) -> list[str]:
+    """Problems of this layout and these options under the chosen engine; empty when it can run.
+
+    Args:
+        config: the resolved configuration.
+        world_size: processes of the run.
+        can: what the engine can combine; None: what is known of the one that the configuration names.
+    """
+    can = ENGINES[config.engine.name] if can is None else can
+    problems = [
+        *_layout_problems(config, can),
+        *_option_problems(config, can),
+        *_feature_problems(config, can),
+        *kernel_problems(config, can),
+    ]
     if config.engine.name == "deepspeed":
         problems += own_key_problems(config.engine.deepspeed)
     return problems or _megatron_problems(config, world_size)
@@ -60,6 +71,7 @@ def check_capabilities(config: RunConfig, *, world_size: int) -> list[str]:
 def _layout_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
     parallel, name = config.parallel, config.engine.name
     asked = {
+        "tensor": (parallel.tensor, 1, "every rank holds whole weight matrices"),
         "pipeline": (parallel.pipeline, 1, "DeepSpeed's pipeline takes a model of its own kind, not GPTModel"),
         "virtual_pipeline": (parallel.virtual_pipeline, 1, "there are no pipeline stages"),
         "context": (parallel.context, 1, "ZeRO shards over one group, and gradients here are summed over two"),
@@ -86,8 +98,6 @@ def _option_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
             yield f"engine.{key}=true is not supported by engine.name={engine.name}: {reason}. Set it to false."
     if engine.recompute not in can.recompute:
         yield f"engine.recompute={engine.recompute} is not supported by engine.name={engine.name}."
-    if config.data.document_mask and not can.document_mask:
-        yield f"data.document_mask=true is not supported by engine.name={engine.name}. Set it to false."
     if not can.zero_stages:
         yield from _zero_without_deepspeed(config)
         return
@@ -128,6 +138,28 @@ def _option_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
                 f"engine.{key}={device} needs engine.zero_stage {' or '.join(map(str, stages))}, not {stage}: below, "
                 f"DeepSpeed leaves it where it is."
             )
+
+
+def _feature_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
+    """What the model or the step is asked for and the engine lacks."""
+    model, name, compute = config.model, config.engine.name, config.precision.compute
+    groups = model.num_query_groups
+    asked = {
+        "grouped_query": (groups not in (None, model.num_attention_heads), f"model.num_query_groups={groups}", "null"),
+        "tied_embeddings": (model.tie_embeddings, "model.tie_embeddings=true", "false"),
+        "z_loss": (config.optimizer.z_loss > 0, f"optimizer.z_loss={config.optimizer.z_loss}", "0"),
+        "batch_ramp": (bool(config.train.batch_ramp), "train.batch_ramp", "[]"),
+        "dynamics": (config.track.dynamics.every is not None, "track.dynamics.every", "null"),
+        "document_mask": (config.data.document_mask, "data.document_mask=true", "false"),
+    }
+    for flag, (wanted, what, off) in asked.items():
+        if wanted and not getattr(can, flag):
+            yield f"{what} is not supported by engine.name={name}. Set it to {off}, or choose another engine."
+    if compute not in can.precisions:
+        yield (
+            f"precision.compute={compute} is not supported by engine.name={name}. Allowed: "
+            f"{', '.join(can.precisions)}; or choose another engine."
+        )
 
 
 def _zero_without_deepspeed(config: RunConfig) -> Iterator[str]:

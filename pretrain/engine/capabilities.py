@@ -1,7 +1,8 @@
-"""What each engine can combine: the one place that refusals, the README's table and the engines themselves read.
+"""What each engine can combine: plain data, which the refusals of `build.py` and the README's table read.
 
-Plain data, so that a login node can answer before any engine is imported.
-`python -m pretrain.engine.capabilities` prints the table.
+A login node can answer from it before any engine is imported. What every engine must do by the contract of
+`pretrain.engine.base.Engine` (score, generate) is no capability. `python -m pretrain.engine.capabilities` prints the
+table.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ class Capabilities:
         zero_stages: allowed values of `engine.zero_stage`; empty where there is no such thing.
         bf16_zero_stages: those that train in bf16.
         offload_optimizer_stages, offload_parameters_stages: those whose state can live in host memory.
+        weight_gradients, fused_optimizer, cuda_graphs: whether `kernels.weight_gradients=accumulated`,
+            `kernels.optimizer=fused` and `kernels.cuda_graphs` can be had.
+        fp8: whether Linear layers can multiply in fp8.
         precisions: supported values of `precision.compute`.
         recompute: supported values of `engine.recompute`.
         document_mask: whether tokens can be kept to their own document.
-        grouped_query, tied_embeddings, z_loss, batch_ramp, dynamics, scoring, generation: features of the model, the
-            step and the probes.
+        grouped_query, tied_embeddings: features of the model.
+        z_loss, batch_ramp, dynamics: features of the step.
     """
 
     tensor: bool
@@ -43,6 +47,10 @@ class Capabilities:
     bf16_zero_stages: tuple[int, ...]
     offload_optimizer_stages: tuple[int, ...]
     offload_parameters_stages: tuple[int, ...]
+    weight_gradients: bool
+    fused_optimizer: bool
+    cuda_graphs: bool
+    fp8: bool
     precisions: tuple[str, ...] = ("bf16", "fp32")
     recompute: tuple[str, ...] = ("none", "selective", "full")
     document_mask: bool = True
@@ -51,8 +59,6 @@ class Capabilities:
     z_loss: bool = True
     batch_ramp: bool = True
     dynamics: bool = True
-    scoring: bool = True
-    generation: bool = True
 
 
 MEGATRON = Capabilities(
@@ -68,6 +74,10 @@ MEGATRON = Capabilities(
     bf16_zero_stages=(),
     offload_optimizer_stages=(),
     offload_parameters_stages=(),
+    weight_gradients=True,
+    fused_optimizer=True,
+    cuda_graphs=True,
+    fp8=True,
 )
 
 DEEPSPEED = Capabilities(
@@ -83,6 +93,10 @@ DEEPSPEED = Capabilities(
     bf16_zero_stages=(1, 2, 3),
     offload_optimizer_stages=(1, 2, 3),
     offload_parameters_stages=(3,),
+    weight_gradients=False,
+    fused_optimizer=False,
+    cuda_graphs=False,
+    fp8=False,
 )
 
 ENGINES = {"megatron": MEGATRON, "deepspeed": DEEPSPEED}
@@ -109,8 +123,8 @@ def table() -> str:
         ("z-loss, batch ramp", lambda can, _: can.z_loss and can.batch_ramp),
         ("document mask", lambda can, _: can.document_mask),
         ("dynamics per layer", lambda can, _: can.dynamics),
-        ("validation and probes", lambda can, _: can.scoring),
-        ("generation", lambda can, _: can.generation),
+        ("fp8, CUDA graphs", lambda can, _: can.fp8 and can.cuda_graphs),
+        ("validation, probes, generation", lambda *_: True),  # no engine is without
     ]
     lines = ["| | " + " | ".join(name for name, *_ in columns) + " |", "|---|" + ":-:|" * len(columns)]
     for name, holds in rows:

@@ -9,26 +9,26 @@ from collections.abc import Iterator
 
 from pretrain.config.kernels import AUTO
 from pretrain.config.run import RunConfig
+from pretrain.engine.capabilities import Capabilities
 
 _FP8_MULTIPLE = 16
 """Sizes of an fp8 product's matrices must be multiples of this."""
 
 
-def kernel_problems(config: RunConfig) -> Iterator[str]:
-    """Problems with the other options of the run; needs no torch."""
+def kernel_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
+    """Problems with the other options of the run, and with what its engine can combine; needs no torch."""
     kernels, engine, bf16 = config.kernels, config.engine, config.precision.compute == "bf16"
     if kernels.attention in ("cudnn", "flash") and not bf16:
         yield (
             f"kernels.attention={kernels.attention} computes in bf16 only, but precision.compute=fp32. Use efficient, "
             f"math or auto, or precision=bf16."
         )
-    if engine.name == "deepspeed":
-        for name, value, instead in (
-            ("weight_gradients", "accumulated", "DeepSpeed sums gradients itself"),
-            ("optimizer", "fused", "engine.adam decides which AdamW runs under DeepSpeed"),
-        ):
-            if getattr(kernels, name) == value:
-                yield f"kernels.{name}={value} is not supported by engine.name=deepspeed: {instead}. Set it to auto."
+    for name, value, possible, instead in (
+        ("weight_gradients", "accumulated", can.weight_gradients, "it sums gradients itself"),
+        ("optimizer", "fused", can.fused_optimizer, "engine.adam decides there which AdamW runs"),
+    ):
+        if getattr(kernels, name) == value and not possible:
+            yield f"kernels.{name}={value} is not supported by engine.name={engine.name}: {instead}. Set it to auto."
     if engine.transformer_engine:
         for name, value in (("layers", "fused"), ("weight_gradients", "accumulated")):
             if getattr(kernels, name) == value:
@@ -39,9 +39,9 @@ def kernel_problems(config: RunConfig) -> Iterator[str]:
     if kernels.compile and kernels.layers == "plain" and kernels.loss == "whole" and kernels.optimizer == "plain":
         yield "kernels.compile=true has nothing to compile: layers, loss and optimizer are plain. Set it to null."
     if kernels.cuda_graphs:
-        yield from _graph_problems(config)
+        yield from _graph_problems(config, can)
     if config.precision.fp8:
-        yield from _fp8_problems(config)
+        yield from _fp8_problems(config, can)
 
 
 def machine_kernel_problems(config: RunConfig) -> list[str]:
@@ -83,7 +83,7 @@ def machine_kernel_problems(config: RunConfig) -> list[str]:
     return problems
 
 
-def _graph_problems(config: RunConfig) -> Iterator[str]:
+def _graph_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
     engine, parallel = config.engine, config.parallel
     rules = (
         (
@@ -91,7 +91,7 @@ def _graph_problems(config: RunConfig) -> Iterator[str]:
             "kernels.layers=plain",
             "scoring must get around them, which fused layers do",
         ),
-        (engine.name != "megatron", f"engine.name={engine.name}", "the graphs are Megatron's"),
+        (not can.cuda_graphs, f"engine.name={engine.name}", "the graphs are Megatron's"),
         (
             max(parallel.tensor, parallel.pipeline, parallel.context) > 1,
             "a model that is split over ranks",
@@ -111,7 +111,7 @@ def _graph_problems(config: RunConfig) -> Iterator[str]:
             yield f"kernels.cuda_graphs=true is not supported with {what}: {reason}. Set it to false."
 
 
-def _fp8_problems(config: RunConfig) -> Iterator[str]:
+def _fp8_problems(config: RunConfig, can: Capabilities) -> Iterator[str]:
     model, parallel = config.model, config.parallel
     if config.precision.compute != "bf16":
         yield (
@@ -120,8 +120,11 @@ def _fp8_problems(config: RunConfig) -> Iterator[str]:
         )
     if config.engine.transformer_engine:
         yield "precision.fp8=true replaces Megatron's own Linear layers, not engine.transformer_engine's. Choose one."
-    if config.engine.name == "deepspeed":
-        yield "precision.fp8=true has only been run under engine.name=megatron. Set it to false."
+    if not can.fp8:
+        yield (
+            f"precision.fp8=true is not supported by engine.name={config.engine.name}: it has only been run under "
+            f"engine.name=megatron. Set it to false."
+        )
     groups = model.num_query_groups or model.num_attention_heads
     head = model.hidden_size // max(model.num_attention_heads, 1)
     sizes = {

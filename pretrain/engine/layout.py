@@ -70,11 +70,6 @@ class ParallelLayout:
             num_microbatches=train.global_batch_size // (train.micro_batch_size * data),
         )
 
-    @property
-    def model_parallel_size(self) -> int:
-        """Processes that together hold one copy of the model's computation."""
-        return self.tensor * self.context * self.pipeline
-
     def coordinates(self, rank: int) -> Coordinates:
         """Where a global rank stands."""
         if not 0 <= rank < self.world_size:

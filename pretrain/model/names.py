@@ -9,7 +9,7 @@ Rotary embedding rotates halves on both sides, so no rows are permuted within a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -115,25 +115,20 @@ def to_huggingface(key: str, tensor: Tensor, spec: ModelSpec) -> list[tuple[str,
     return [(name, piece.contiguous()) for name, piece in zip(names, pieces, strict=True)]
 
 
-def from_huggingface(get: Callable[[str], Tensor], spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
-    """Builds the Megatron tensors of a Hugging Face LLaMA model, one at a time, in streaming order.
+def megatron_tensor(key: str, get: Callable[[str], Tensor], spec: ModelSpec) -> Tensor:
+    """Builds one Megatron tensor from those of a Hugging Face LLaMA model.
 
     Args:
+        key: its name; one of `megatron_shapes`.
         get: returns the Hugging Face tensor of a name, any dtype.
         spec: the model.
 
-    Yields:
-        (Megatron key, tensor of its global shape); padded vocabulary rows are zero. Values are bitwise those given.
+    Returns:
+        A tensor of its global shape; padded vocabulary rows are zero. Values are bitwise those given.
 
     Raises:
         CheckpointError: a tensor whose shape is not the model's.
     """
-    for key in megatron_shapes(spec):
-        yield key, megatron_tensor(key, get, spec)
-
-
-def megatron_tensor(key: str, get: Callable[[str], Tensor], spec: ModelSpec) -> Tensor:
-    """Builds one Megatron tensor; see `from_huggingface` for arguments and errors."""
     key = canonical_key(key)
     shape, names = megatron_shapes(spec)[key], huggingface_names(key)
     tensors = [get(name) for name in names]

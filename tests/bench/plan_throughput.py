@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.plan.published import PublishedRow, published_rows
 from pretrain.plan.throughput import predict
+from tests.bench.published.throughput import PublishedRow, published_rows
 from tests.bench.result import describe_machine, package_versions, write_result
 
 LIMIT = 0.15

@@ -39,7 +39,7 @@ def test_rank_and_coordinates_are_inverse(tensor: int, pipeline: int, context: i
         config(tensor=tensor, pipeline=pipeline, context=context, total=total), world_size=world_size
     )
     assert [layout.rank_of(layout.coordinates(rank)) for rank in range(world_size)] == list(range(world_size))
-    assert layout.model_parallel_size * layout.data == world_size
+    assert layout.tensor * layout.context * layout.pipeline * layout.data == world_size
 
 
 def test_order_is_megatrons() -> None:

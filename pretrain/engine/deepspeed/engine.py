@@ -16,7 +16,6 @@ from megatron.core import parallel_state
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
-from pretrain.engine.capabilities import DEEPSPEED
 from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
 from pretrain.engine.sharded import groups
@@ -39,8 +38,6 @@ class DeepSpeedEngine:
         spec: the model's derived sizes.
         device: where this rank computes.
     """
-
-    capabilities = DEEPSPEED
 
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
         deepspeed = load_deepspeed()

@@ -19,7 +19,6 @@ from megatron.core.transformer.module import Float16Module
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
-from pretrain.engine.capabilities import MEGATRON
 from pretrain.engine.device import read_later
 from pretrain.engine.initialize import initialize
 from pretrain.engine.megatron.alone import Alone
@@ -47,8 +46,6 @@ class MegatronEngine:
         spec: the model's derived sizes.
         device: where this rank computes.
     """
-
-    capabilities = MEGATRON
 
     def __init__(self, config: RunConfig, spec: ModelSpec, device: torch.device) -> None:
         self._config, self._spec, self._device = config, spec, device

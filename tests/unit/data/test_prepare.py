@@ -63,9 +63,9 @@ def test_validation_bytes_are_those_of_the_text(config: RunConfig, make_texts: C
     prepared = prepare_now(config)
     whole = prepared.sources["prose"]
     text_bytes = [len(text.encode()) for text in make_texts(6, seed=11)]
-    assert whole.validation_bytes(0, len(whole.validation_tokens)) == sum(text_bytes)
+    assert whole.validation_token_bytes.sum() == sum(text_bytes)
     ends = np.flatnonzero(whole.validation_tokens == prepared.tokenizer.eos_id) + 1
-    found = [whole.validation_bytes(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    found = [whole.validation_token_bytes[a:b].sum() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     assert found == text_bytes
     assert np.array_equal(whole.validation_token_bytes[:500], source.validation_token_bytes)
 

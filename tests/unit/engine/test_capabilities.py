@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_capabilities, check_machine
-from pretrain.engine.capabilities import table
+from pretrain.engine.capabilities import MEGATRON, Capabilities, table
 from pretrain.engine.deepspeed.ds_config import build_ds_config
 
 README = Path(__file__).parents[3] / "README.md"
@@ -86,6 +87,59 @@ def test_what_an_engine_cannot_combine_is_refused_with_the_reason(case: str) -> 
     engine, overrides, expected = REFUSED[case]
     problems = check_capabilities(configured(engine, *overrides), world_size=2)
     assert len([problem for problem in problems if expected in problem]) == 1, problems
+
+
+LACKING: dict[str, tuple[list[str], str]] = {
+    "grouped_query": (["model.num_query_groups=2"], "model.num_query_groups=2 is not supported"),
+    "tied_embeddings": (["model.tie_embeddings=true"], "model.tie_embeddings=true is not supported"),
+    "z_loss": (["optimizer.z_loss=1e-4"], "optimizer.z_loss=0.0001 is not supported"),
+    "batch_ramp": (
+        ["train.batch_ramp=[{until: 10 steps, global_batch_size: 8}]"],
+        "train.batch_ramp is not supported",
+    ),
+    "dynamics": (["track.dynamics.every=10 steps"], "track.dynamics.every is not supported"),
+    "document_mask": (["data.document_mask=true"], "data.document_mask=true is not supported"),
+    "weight_gradients": (["kernels.weight_gradients=accumulated"], "kernels.weight_gradients=accumulated is not"),
+    "fused_optimizer": (["kernels.optimizer=fused"], "kernels.optimizer=fused is not supported"),
+    "cuda_graphs": (["kernels.cuda_graphs=true"], "kernels.cuda_graphs=true is not supported with engine.name"),
+    "fp8": (["precision.fp8=true", "precision=bf16"], "precision.fp8=true is not supported"),
+    "distributed_optimizer": ([], "engine.distributed_optimizer=true is not supported"),
+    "overlap_param_gather": ([], "engine.overlap_param_gather=true is not supported"),
+    "transformer_engine": (["engine.transformer_engine=true"], "engine.transformer_engine=true is not supported"),
+    "tensor": (["parallel.tensor=2"], "parallel.tensor=2 is not supported"),
+    "sequence": (["parallel.tensor=2", "parallel.sequence=true"], "parallel.sequence=true is not supported"),
+    "context": (["parallel.context=2"], "parallel.context=2 is not supported"),
+    "pipeline": (["parallel.pipeline=2"], "parallel.pipeline=2 is not supported"),
+    "virtual_pipeline": (
+        ["parallel.pipeline=2", "parallel.virtual_pipeline=2"],
+        "parallel.virtual_pipeline=2 is not supported",
+    ),
+}
+"""What a configuration asks for that only this flag of `Capabilities` allows, and how the refusal begins."""
+
+
+@pytest.mark.parametrize("flag", LACKING)
+def test_an_engine_without_a_capability_is_refused_what_needs_it(flag: str) -> None:
+    overrides, expected = LACKING[flag]
+    config = configured("megatron", *overrides)
+    assert not [one for one in check_capabilities(config, world_size=4) if expected in one]
+    lacking = dataclasses.replace(MEGATRON, **{flag: False})
+    problems = check_capabilities(config, world_size=4, can=lacking)
+    assert len([problem for problem in problems if expected in problem]) == 1, problems
+
+
+def test_every_flag_of_the_capabilities_is_refused_somewhere() -> None:
+    flags = {one.name for one in dataclasses.fields(Capabilities) if isinstance(getattr(MEGATRON, one.name), bool)}
+    assert flags == set(LACKING)
+
+
+def test_an_engine_is_refused_a_precision_and_a_recomputation_that_it_lacks() -> None:
+    lacking = dataclasses.replace(MEGATRON, precisions=("fp32",), recompute=("none",))
+    config = configured("megatron", "precision=bf16", "engine.recompute=full")
+    problems = check_capabilities(config, world_size=1, can=lacking)
+    assert len(problems) == 2
+    assert any(one.startswith("precision.compute=bf16 is not supported") and "fp32" in one for one in problems)
+    assert any(one.startswith("engine.recompute=full is not supported") for one in problems)
 
 
 def extended(**keys: Any) -> RunConfig:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pretrain.config.model import ModelConfig
 from pretrain.errors import CheckpointError
-from pretrain.model.names import canonical_key, from_huggingface, huggingface_names, megatron_shapes, to_huggingface
+from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, megatron_tensor, to_huggingface
 from pretrain.model.spec import ModelSpec
 
 _FIELDS = [{}, {"num_query_groups": 2}, {"num_query_groups": 1, "tie_embeddings": True}]
@@ -43,7 +43,8 @@ def test_there_and_back_is_bitwise(fields, dtype):
     spec = _spec(**fields)
     weights = {name: tensor.to(dtype) for name, tensor in _huggingface(spec).items()}
     back, keys = {}, []
-    for key, tensor in from_huggingface(weights.__getitem__, spec):
+    for key in megatron_shapes(spec):
+        tensor = megatron_tensor(key, weights.__getitem__, spec)
         keys.append((key, tuple(tensor.shape)))
         assert tensor.dtype == dtype
         back |= dict(to_huggingface(key, tensor, spec))
@@ -64,10 +65,11 @@ def test_query_key_and_value_of_a_group_lie_together():
 
 def test_padded_rows_are_zero_going_in_and_gone_coming_out():
     spec = _spec()
-    tensors = dict(from_huggingface(_huggingface(spec).__getitem__, spec))
+    weights = _huggingface(spec)
     for key in ("embedding.word_embeddings.weight", "output_layer.weight"):
-        assert tensors[key].shape == (384, 32) and not tensors[key][301:].any()
-        assert to_huggingface(key, tensors[key], spec)[0][1].shape == (301, 32)
+        tensor = megatron_tensor(key, weights.__getitem__, spec)
+        assert tensor.shape == (384, 32) and not tensor[301:].any()
+        assert to_huggingface(key, tensor, spec)[0][1].shape == (301, 32)
 
 
 def test_a_norm_under_its_own_name_is_understood():
@@ -87,7 +89,7 @@ def test_strangers_and_wrong_shapes_are_refused():
         to_huggingface("decoder.layers.2.mlp.linear_fc2.weight", torch.zeros(32, 40), spec)
     weights = _huggingface(spec) | {"model.layers.0.self_attn.k_proj.weight": torch.zeros(16, 32)}
     with pytest.raises(CheckpointError, match=r"k_proj.weight has shape \(16, 32\)"):
-        list(from_huggingface(weights.__getitem__, spec))
+        megatron_tensor("decoder.layers.0.self_attention.linear_qkv.weight", weights.__getitem__, spec)
 
 
 _MEGATRON = """

@@ -16,9 +16,9 @@ from pretrain.errors import ConfigError
 from pretrain.flops import flops_per_token
 from pretrain.model.spec import ModelSpec
 from pretrain.plan.links import OVERLAP_COST, Links, exposed
-from pretrain.plan.published import PublishedRow, published_rows
 from pretrain.plan.throughput import Shape, Workload, predict, workload_of
 from tests.bench.plan_throughput import LIMIT, measure, readme
+from tests.bench.published.throughput import PublishedRow, published_rows
 
 ROOT = Path(__file__).parents[3]
 SHAPE = Shape(

@@ -1,4 +1,4 @@
-"""Published throughput as workloads and clusters, to hold the model of `throughput.py` against.
+"""Published throughput as workloads and clusters, to hold `pretrain.plan.throughput` against.
 
 Reads `published_throughput.yaml`, and the table beside it that one of its groups names.
 """
