@@ -1,12 +1,14 @@
 """From lm-eval's request objects to plain `Request`s: what can be scored, which answers are right.
 
 Works on lm-eval's objects without importing lm-eval (that is for `probes.harness`, `probes.encode` and
-`probes.lm_eval_metrics`). Four kinds of tasks, by lm-eval's output type:
+`probes.lm_eval_metrics`). Each item becomes requests by the kinds of lm-eval's requests for it:
 
-- `multiple_choice` and `loglikelihood`: lm-eval's own pairs of context and continuation.
+- `loglikelihood`: lm-eval's own pairs of context and continuation.
 - `loglikelihood_rolling`: a text in windows as long as the model allows, one request each, summed afterwards.
 - `generate_until`: the gold answer after the prompt, in place of a generated one.
 - beside each choice, where the suite says `ppl: true`, prompt and answer as one text (OpenCompass's PPL mode).
+
+A task that is a Python class may ask for several kinds at once (SQuAD 2: an answer, and how likely "unanswerable" is).
 """
 
 from __future__ import annotations
@@ -70,13 +72,25 @@ class HarnessTask:
         """Examples in the prompt."""
         return int(self.task.get_config("num_fewshot") or 0)
 
+    @property
+    def is_generative(self) -> bool:
+        """Whether lm-eval's metrics of the task need answers that the model writes."""
+        return any(instance.request_type == "generate_until" for instance in self.task.instances)
+
+    @property
+    def output_type(self) -> str:
+        """lm-eval's; of a class that builds its requests itself, what they are."""
+        own = str(self.task.OUTPUT_TYPE)
+        if self.is_generative or own not in ("generate_until", "None"):
+            return "generate_until" if self.is_generative else own
+        return "multiple_choice" if any(instance.idx for instance in self.task.instances) else "loglikelihood"
+
     def facts(self, requests: Sequence[Request]) -> TaskFacts:
         """What measurements say of the task, given its requests."""
         items = {request.item for request in requests}
         with_gold = {request.item for request in requests if request.is_gold}
-        output_type = self.task.OUTPUT_TYPE
-        generated = output_type == "generate_until"
-        known = output_type == "multiple_choice" and not callable(self.task.config.process_results)
+        output_type, generated = self.output_type, self.is_generative
+        known = output_type == "multiple_choice" and not _judges_itself(self.task)
         return TaskFacts(
             name=self.name,
             domain=self.domain,
@@ -117,16 +131,11 @@ def task_requests(
     Raises:
         ProbeError: no item is left, or none has a right answer.
     """
-    kinds: dict[str, Callable[..., list[Request] | str]] = {
-        "loglikelihood_rolling": _windows,
-        "generate_until": _gold_answer,
-    }
-    make = kinds.get(task.task.OUTPUT_TYPE, _answers)
     requests: list[Request] = []
     skipped: list[str] = []
     kept: list[Any] = []
     for item, instances in by_item(task.task.instances).items():
-        made = make(task, (index, item), instances, encoder, max_length)
+        made = _item_requests(task, (index, item), instances, encoder, max_length)
         if isinstance(made, str):
             skipped.append(f"{task.name}, item {item}: {made}")
             continue
@@ -145,6 +154,26 @@ def task_requests(
         )
     task.task._instances = kept
     return requests, skipped
+
+
+def _item_requests(
+    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+) -> list[Request] | str:
+    """Requests that answer those of lm-eval for an item, or why it cannot be scored."""
+    if all(instance.request_type == "loglikelihood" for instance in instances):
+        return _answers(task, place, instances, encoder, max_length)
+    kinds: dict[str, Callable[..., list[Request] | str]] = {
+        "loglikelihood": _extra_answer,
+        "loglikelihood_rolling": _windows,
+        "generate_until": _gold_answer,
+    }
+    requests: list[Request] = []
+    for number, instance in enumerate(instances):
+        made = kinds[instance.request_type](task, (*place, number), instance, encoder, max_length)
+        if isinstance(made, str):
+            return made
+        requests.extend(made)
+    return requests
 
 
 def _answers(
@@ -172,11 +201,22 @@ def _answers(
     return requests + wholes
 
 
+def _extra_answer(
+    task: HarnessTask, place: tuple[int, int, int], instance: Any, encoder: Encoder, max_length: int
+) -> list[Request] | str:
+    """A continuation beside other kinds of requests: the task's own metrics need it, it is no choice."""
+    pair = encoder.pair(*instance.args)
+    problem = _unscorable([pair], max_length)
+    if problem:
+        return problem
+    context, continuation = map(tuple, pair)
+    return [Request(*place, context, continuation, *text_lengths(instance.args[1]), False, False)]
+
+
 def _windows(
-    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+    task: HarnessTask, place: tuple[int, int, int], instance: Any, encoder: Encoder, max_length: int
 ) -> list[Request] | str:
     """The windows of a text, which together answer one of lm-eval's requests."""
-    (instance,) = instances
     (text,) = instance.args
     found = encoder.windows(text, max_length=max_length)
     if not found:
@@ -184,15 +224,14 @@ def _windows(
     requests = []
     for number, (context, continuation) in enumerate(found):
         lengths = (len(text), len(text.encode("utf-8", errors="surrogatepass"))) if number == 0 else (0, 0)
-        requests.append(Request(*place, 0, tuple(context), tuple(continuation), *lengths, False, False))
+        requests.append(Request(*place, tuple(context), tuple(continuation), *lengths, False, False))
     return requests
 
 
 def _gold_answer(
-    task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
+    task: HarnessTask, place: tuple[int, int, int], instance: Any, encoder: Encoder, max_length: int
 ) -> list[Request] | str:
     """The gold answer after the prompt that a model would continue."""
-    (instance,) = instances
     gold = gold_continuation(task.task, instance.doc)
     if not gold.strip():
         return "its gold answer is missing or empty"
@@ -201,7 +240,7 @@ def _gold_answer(
     if problem:
         return problem
     context, continuation = map(tuple, pair)
-    return [Request(*place, 0, context, continuation, *text_lengths(gold), True, True)]
+    return [Request(*place, context, continuation, *text_lengths(gold), True, True)]
 
 
 def gold_continuation(task: Any, doc: Any) -> str:
@@ -245,7 +284,7 @@ def _unscorable(encoded: Sequence[Encoded], max_length: int) -> str:
 
 def _right_answers(task: Any, instances: Sequence[Any]) -> tuple[int, set[int] | None]:
     """Number of choices of an item, and the right ones (none where unknown); None if lm-eval would fail for lack."""
-    if callable(task.config.process_results):
+    if _judges_itself(task):
         return len(instances), _asked_of_the_task(task, instances)
     if task.OUTPUT_TYPE == "loglikelihood":
         return 1, {0}
@@ -256,6 +295,12 @@ def _right_answers(task: Any, instances: Sequence[Any]) -> tuple[int, set[int] |
         return len(choices), None
     found = {choices.index(one) if one in choices else -1 if isinstance(one, str) else one for one in _listed(gold)}
     return len(choices), {one for one in found if isinstance(one, int) and 0 <= one < len(choices)}
+
+
+def _judges_itself(task: Any) -> bool:
+    """Whether a function or a class of the task's own says what its answers are worth."""
+    own: Any = type(task).process_results
+    return callable(task.config.process_results) or own.__qualname__ != "ConfigurableTask.process_results"
 
 
 def _listed(gold: Any) -> list[Any]:

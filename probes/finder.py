@@ -1,6 +1,6 @@
-"""Looks tasks up by name in lm-eval's indexes and builds them, with their data from wherever they lie.
+"""Looks tasks up by name in lm-eval's indexes and builds them.
 
-Imports lm-eval (lazily). Data come from a folder, from a plan, or from the cache of `datasets`.
+Imports lm-eval (lazily). Where their data come from is for `probes.task_data` to say.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ import re
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
 from probes.execute import code_eval
-from probes.local_data import dataset_folder, find_splits, read_split
 from probes.suite import TaskSpec
+from probes.task_data import DataSource, data_from
 
 BUNDLED_TASKS = Path(__file__).parent / "tasks"
-
-DataSource = Callable[[Any], bool]
-"""Gives a task that is being built (its configuration is read) its data set; False leaves that to lm-eval."""
 
 _FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` with which `datasets` reads local files."""
@@ -75,7 +72,7 @@ class TaskFinder:
             with (
                 tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache,
                 quiet(),
-                _data_from(self._source),
+                data_from(self._source),
                 _no_programs_run(),
             ):
                 wanted: Any = spec.task
@@ -189,79 +186,6 @@ class _CodeEval:
         self, *, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100)
     ) -> tuple[dict[str, float], dict[int, Any]]:
         return code_eval(references, predictions, k), {}
-
-
-@contextlib.contextmanager
-def _data_from(source: DataSource) -> Iterator[None]:
-    """Has tasks that are built meanwhile, those of groups too, ask `source` for their data."""
-    from lm_eval.api.task import ConfigurableTask
-
-    original = ConfigurableTask.download
-
-    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not source(self):
-            original(self, dataset_kwargs, **kwargs)
-
-    ConfigurableTask.download = download
-    try:
-        yield
-    finally:
-        ConfigurableTask.download = original
-
-
-def data_from_folder(data_dir: str | Path | None) -> DataSource:
-    """Data sets of `data_dir`, where they are there; see `probes.local_data` for its layout.
-
-    Raises:
-        ProbeError: there is no such folder.
-    """
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise ProbeError(f"probe.data_dir={data_dir}: there is no such folder. Give a folder of data sets.")
-
-    def give(task: Any) -> bool:
-        config = task.config
-        files = find_splits(data_dir, config.dataset_path, config.dataset_name) if data_dir is not None else {}
-        if not files or callable(config.custom_dataset):
-            return False
-        evaluated, shots = evaluated_split(config), fewshot_split(config)
-        if evaluated not in files:
-            folder = dataset_folder(data_dir or "", config.dataset_path, config.dataset_name)
-            raise ProbeError(f"Task {config.task} needs split {evaluated!r}, but {folder} has {', '.join(files)} only.")
-        task.dataset = {split: read_split(files[split]) for split in files if split in (evaluated, shots)}
-        if shots is not None and shots not in files:
-            task.fewshot_docs = lambda: None  # needed only where the suite asks for examples, see `need_examples`
-        return True
-
-    return give
-
-
-def need_examples(task: Any, spec: TaskSpec, data_dir: str | Path | None) -> None:
-    """Refuses a task that needs examples of a split that its folder has not.
-
-    Raises:
-        ProbeError: names the split and the folder.
-    """
-    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
-    if wanted and not hasattr(task, "sampler") and data_dir is not None:
-        folder = dataset_folder(data_dir, task.config.dataset_path, task.config.dataset_name)
-        raise ProbeError(
-            f"Task {task.task_name} draws its {wanted} examples from split {fewshot_split(task.config)!r}, which "
-            f"{folder} has not. Add the file, or set num_fewshot: 0 in the suite."
-        )
-
-
-def evaluated_split(config: Any) -> str | None:
-    """The split whose items lm-eval scores."""
-    return config.test_split or config.validation_split
-
-
-def fewshot_split(config: Any) -> str | None:
-    """The split that lm-eval draws examples from; None where the definition itself has them."""
-    if config.fewshot_config.split is not None:
-        return config.fewshot_config.split
-    if config.fewshot_config.samples is not None:
-        return None
-    return config.training_split or config.validation_split or config.test_split
 
 
 def _task_config(path: Path, cache: str) -> dict[str, Any]:

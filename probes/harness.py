@@ -24,7 +24,7 @@ from pretrain.errors import ProbeError
 from probes.capture import Encoder, HarnessTask, describe_task, task_requests
 from probes.encode import build_encoder, generation_limits
 from probes.execute import with_programs
-from probes.finder import TaskFinder, data_from_folder, need_examples, quiet
+from probes.finder import TaskFinder, quiet
 from probes.generate import truncated
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import all_missing, task_metrics
@@ -32,6 +32,7 @@ from probes.metrics import Found, answer_starts
 from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
+from probes.task_data import Building, data_from_folder, need_examples
 
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for drawing few-shot examples."""
@@ -119,17 +120,18 @@ class Harness:
         found: list[Found] = []
         with _cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
-                if task.task.OUTPUT_TYPE != "generate_until":
+                if not task.is_generative:
                     found.extend(task_metrics(task.task, index))
         return found
 
     def generated_metrics(self, texts: Mapping[int, Sequence[str]]) -> list[Found]:
         """lm-eval's own metrics of answers that the model wrote; programs among them are run.
 
-        What cannot be computed is among them as a `MissingMetric`.
+        What cannot be computed is among them as a `MissingMetric`. Other requests of the same items keep the answers
+        that `metrics`, called before, has given them.
 
         Args:
-            texts: by index of the task, one for each of its requests, in order.
+            texts: by index of the task, one for each of its requests for a text, in order.
         """
         found: list[Found] = []
         with _cached_templates(), _preserved_random_state():
@@ -137,7 +139,7 @@ class Harness:
                 task = self.tasks[index].task
 
                 def metrics(task: Any = task, index: int = index, answers: Sequence[str] = answers) -> Any:
-                    for instance, text in zip(task.instances, answers, strict=True):
+                    for instance, text in zip(_to_generate(task), answers, strict=True):
                         instance.resps = [text] * (instance.repeats or 1)
                         instance.filtered_resps = {}
                     return list(task_metrics(task, index))
@@ -182,7 +184,7 @@ def load_harness(
         for spec in suite.tasks:
             loaded = finder.load(spec)
             for task in loaded:
-                need_examples(task, spec, data_dir)
+                need_examples(task, spec)
                 _refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
                 name = str(task.task_name)
@@ -212,13 +214,10 @@ def restore_harness(
     _stay_offline()
     kept = by_name(stored.tasks)
 
-    def give(task: Any) -> bool:
-        if task.config.task not in kept:
-            raise ProbeError(
-                f"Task {task.config.task} is new in a group of suite {stored.name}; compile the plan again."
-            )
-        give_items(task, kept[task.config.task])
-        return True
+    def give(building: Building) -> None:
+        if building.name not in kept:
+            raise ProbeError(f"Task {building.name} is new in a group of suite {stored.name}; compile the plan again.")
+        give_items(building.task, kept[building.name])
 
     finder = TaskFinder(task_paths, give)
     tasks: list[HarnessTask] = []
@@ -337,13 +336,28 @@ def _with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_l
     """The same with what to generate from, where the suite asks for that."""
     if not task.generate:
         return stored
-    contexts, kwargs = zip(*(instance.args for instance in task.task.instances), strict=True)
+    if not task.is_generative:
+        raise ProbeError(
+            f"Task {task.name} asks for no text that the model would write, but the suite asks for generate: true. "
+            f"Remove generate from the suite's entry."
+        )
+    contexts, kwargs = zip(*(instance.args for instance in _to_generate(task.task)), strict=True)
+    if any(other != kwargs[0] for other in kwargs):
+        raise ProbeError(
+            f"Task {task.name} ends its answers by other rules from item to item (generation_kwargs), which is not "
+            f"supported. Set generate: false in the suite, which scores the given answers."
+        )
     until, max_new_tokens = generation_limits(kwargs[0], name=task.name)
     room = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     prompts = [truncated(encoder.whole(context), **room, name=task.name) for context in contexts]
     if not all(prompts):
         raise ProbeError(f"Task {task.name} has an empty prompt, after which nothing can be generated. Set add_bos.")
     return dataclasses.replace(stored, prompts=prompts, until=until, max_new_tokens=max_new_tokens)
+
+
+def _to_generate(task: Any) -> list[Any]:
+    """lm-eval's requests for a text that the model writes."""
+    return [instance for instance in task.instances if instance.request_type == "generate_until"]
 
 
 def _remember_templates(task: Any) -> None:

@@ -180,12 +180,20 @@ class _Items(list):
 
 
 def definition_digest(task: Any) -> str:
-    """Hash of a task's definition and of the source files of its functions; not of where its data lie."""
+    """Hash of a task's definition and of the source files of its functions and class; not of where its data lie."""
     config = task.config
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     kept = {key: _plain(value) for key, value in values.items() if key not in _NOT_DEFINING}
-    text = json.dumps([str(task.VERSION), kept], sort_keys=True, default=repr)
+    described = [str(task.VERSION), kept]
+    if is_class_task(task):  # it gets its name only when it is built
+        described = [str(task.VERSION), {**kept, "task": None}, _plain(type(task))]
+    text = json.dumps(described, sort_keys=True, default=repr)
     return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
+
+
+def is_class_task(task: Any) -> bool:
+    """Whether a task is a Python class of its own, not a definition in YAML alone."""
+    return type(task).__name__ != "ConfigurableTask"
 
 
 def _plain(value: Any) -> Any:

@@ -41,6 +41,47 @@ def find_splits(data_dir: str | Path, dataset_path: str | None, dataset_name: st
     return found
 
 
+class MissingSplitError(ProbeError):
+    """A split that a data set's folder has not.
+
+    Attributes:
+        split: its name.
+        folder: of the data set.
+    """
+
+    def __init__(self, message: str, split: str, folder: Path) -> None:
+        super().__init__(message)
+        self.split = split
+        self.folder = folder
+
+
+def missing_split(task: str, split: str, files: dict[str, Path]) -> MissingSplitError:
+    """What to say of a split that is not among the files of a data set."""
+    folder = next(iter(files.values())).parent
+    return MissingSplitError(
+        f"Task {task} needs split {split!r}, but {folder} has {', '.join(files)} only.", split, folder
+    )
+
+
+def read_splits(task: str, files: dict[str, Path]) -> Any:
+    """All splits of a data set as `datasets.DatasetDict`; asking it for another one is a MissingSplitError.
+
+    Args:
+        task: name of the task that asks.
+        files: of `find_splits`.
+
+    Raises:
+        ProbeError: a file is damaged or empty.
+    """
+    import datasets
+
+    class Splits(datasets.DatasetDict):
+        def __missing__(self, split: str) -> Any:
+            raise missing_split(task, split, files)
+
+    return Splits({split: read_split(path) for split, path in files.items()})
+
+
 def read_split(path: Path) -> Any:
     """A split as `datasets.Dataset`, in memory; features stored in a Parquet file by `datasets` are kept.
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
-from probes.finder import DataSource, TaskFinder, data_from_folder, fewshot_split
+from probes.finder import TaskFinder
+from probes.items import is_class_task
 from probes.local_data import dataset_folder, find_splits
 from probes.suite import Suite
+from probes.task_data import Building, DataSource, answered, data_from_folder, fewshot_split, has_own_data
 
 _LOCAL = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` that name a file format: such tasks bring their files, or their files' addresses."""
@@ -67,25 +69,63 @@ def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
     give = data_from_folder(data_dir)
     seen: set[tuple[str, str | None]] = set()
 
-    def fetch_and_give(task: Any) -> bool:
-        config = task.config
-        path, name = config.dataset_path, config.dataset_name
-        if callable(config.custom_dataset) or not path or path in _LOCAL or Path(path).is_absolute():
-            say(f"{config.task}: has data of its own")
-            return False
-        there = find_splits(data_dir, path, name)
-        wanted = {config.test_split, config.validation_split, fewshot_split(config)} - {None, *there}
-        folder = dataset_folder(data_dir, path, name)
-        wanted &= _existing(folder) or wanted  # a definition may name splits that do not exist
-        if wanted:
-            splits = _fetch(config, folder, wanted)
-            say(f"{config.task}: {', '.join(sorted(splits))} of {path} to {folder}")
+    def fetch_and_give(building: Building) -> None:
+        path, name = building.data_set
+        if has_own_data(building) or not path or path in _LOCAL or Path(path).is_absolute():
+            say(f"{building.name}: has data of its own")
+            building.download()
+            return
+        there, folder = find_splits(data_dir, path, name), dataset_folder(data_dir, path, name)
+        if not is_class_task(building.task):
+            splits = _fetch_missing(building, folder, there)
+        else:  # nothing says beforehand which splits it reads
+            splits = [] if there else _fetch_class(building, folder)
+        if splits:
+            say(f"{building.name}: {', '.join(sorted(splits))} of {path} to {folder}")
         elif (path, name) not in seen:
-            say(f"{config.task}: {path} is in {folder}")
+            say(f"{building.name}: {path} is in {folder}")
         seen.add((path, name))
-        return give(task)
+        give(building)
 
     return fetch_and_give
+
+
+def _fetch_missing(building: Building, folder: Path, there: Mapping[str, Path]) -> list[str]:
+    """Fetches the splits that a task's definition names and the folder lacks; returns their names."""
+    config = building.task.config
+    wanted = {config.test_split, config.validation_split, fewshot_split(config)} - {None, *there}
+    wanted &= _existing(folder) or wanted  # a definition may name splits that do not exist
+    if not wanted:
+        return []
+    options = {key: value for key, value in (config.dataset_kwargs or {}).items() if key != "trust_remote_code"}
+
+    def load(cache: str) -> Any:
+        import datasets
+
+        return datasets.load_dataset(
+            path=config.dataset_path, name=config.dataset_name, **{**options, "cache_dir": cache}
+        )
+
+    return _fetch(building, folder, load, wanted)
+
+
+def _fetch_class(building: Building, folder: Path) -> list[str]:
+    """Fetches all that the class's own download asks `load_dataset` for; returns the names of the splits."""
+
+    def load(cache: str) -> Any:
+        import datasets
+
+        original, found = datasets.load_dataset, datasets.DatasetDict()
+
+        def asked(*arguments: Any, **options: Any) -> Any:
+            answer = original(*arguments, **{**options, "cache_dir": cache})
+            found.update(answer if isinstance(answer, dict) else {str(answer.split): answer})
+            return datasets.DatasetDict(answer) if isinstance(answer, dict) else answer
+
+        answered(building.download, asked)
+        return found
+
+    return _fetch(building, folder, load, None)
 
 
 _EXISTING = ".splits.json"
@@ -100,30 +140,25 @@ def _existing(folder: Path) -> set[str]:
         return set()
 
 
-def _fetch(config: Any, folder: Path, wanted: set[str]) -> list[str]:
-    """Writes the wanted splits that the data set has; returns their names."""
-    import datasets
-
-    options = {key: value for key, value in (config.dataset_kwargs or {}).items() if key != "trust_remote_code"}
+def _fetch(building: Building, folder: Path, load: Callable[[str], Any], wanted: set[str] | None) -> list[str]:
+    """Writes the wanted splits that the data set has, None is all; returns their names."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as cache:
-            found = datasets.load_dataset(
-                path=config.dataset_path, name=config.dataset_name, **{**options, "cache_dir": cache}
-            )
-            splits = sorted(wanted & set(found))
+            found = load(cache)
+            splits = sorted(set(found) if wanted is None else wanted & set(found))
             for split in splits:
                 with replacing(folder / f"{split}.parquet") as temporary:
                     found[split].to_parquet(temporary)
             replace_file(folder / _EXISTING, json.dumps(sorted(found)))
     except Exception as error:  # noqa: BLE001 (datasets and its hub client raise errors of many kinds)
-        raise _explained(config, error) from error
+        raise _explained(building, error) from error
     return splits
 
 
-def _explained(config: Any, error: Exception) -> ProbeError:
-    name = f" ({config.dataset_name})" if config.dataset_name else ""
-    what = f"Data set {config.dataset_path}{name} of task {config.task} cannot be fetched"
+def _explained(building: Building, error: Exception) -> ProbeError:
+    path, name = building.data_set
+    what = f"Data set {path}{f' ({name})' if name else ''} of task {building.name} cannot be fetched"
     reason = f"{type(error).__name__}: {error}"
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:

@@ -88,8 +88,9 @@ def _task_items(options: argparse.Namespace, config: RunConfig) -> list[Item]:
     """Items of lm-eval's tasks that are scored, as their data sets have them: prompts' templates are no overlap."""
     # The one place at which data knows of probes: a command composes the two rooms, neither needs the other.
     from pretrain.data.decontaminate import item_of
-    from probes.finder import TaskFinder, data_from_folder
+    from probes.finder import TaskFinder
     from probes.suite import TaskSpec, load_suite
+    from probes.task_data import data_from_folder
 
     if options.suite:
         specs: Sequence[TaskSpec] = load_suite(options.suite).tasks
