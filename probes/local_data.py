@@ -30,14 +30,23 @@ def find_splits(data_dir: str | Path, dataset_path: str | None, dataset_name: st
         data_dir: folder of data sets.
         dataset_path: of the task's definition, such as `cais/mmlu`.
         dataset_name: of the task's definition, such as `abstract_algebra`.
+
+    Raises:
+        ProbeError: the data set's folder may not be listed.
     """
     if not dataset_path or PurePosixPath(dataset_path).is_absolute() or ".." in PurePosixPath(dataset_path).parts:
         return {}
     folder = dataset_folder(data_dir, dataset_path, dataset_name)
     found: dict[str, Path] = {}
     if folder.is_dir():
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            raise ProbeError(
+                f"The data in {folder} cannot be listed: {error.strerror}. Give this user access to the folder."
+            ) from None
         for suffix in reversed(SUFFIXES):
-            found.update({path.name[: -len(suffix)]: path for path in sorted(folder.glob(f"*{suffix}"))})
+            found.update({path.name[: -len(suffix)]: path for path in paths if path.name.lower().endswith(suffix)})
     return found
 
 
@@ -93,11 +102,13 @@ def read_split(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             found = datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
         else:
             with (
-                gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file
+                gzip.open(path, "rt", encoding="utf-8-sig")
+                if path.suffix.lower() == ".gz"
+                else path.open(encoding="utf-8-sig") as file
             ):
                 rows = [json.loads(line) for line in file if line.strip()]
             columns = dict.fromkeys(key for row in rows for key in row)

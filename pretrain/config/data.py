@@ -74,7 +74,7 @@ class DataConfig:
     max_rejected_share: float = 0.001
     """Share of a source's lines that may be unusable before preparation stops. Empty documents are not counted in."""
     max_damaged_files: int = 0
-    """Files of a source that may break off (torn, corrupt compression) before preparation stops."""
+    """Files of a source that may be unreadable (torn, corrupt compression, not UTF-8) before preparation stops."""
 
     def text_key_of(self, source: str) -> str:
         """Field or column that holds a source's documents."""

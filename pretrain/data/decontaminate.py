@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from pretrain.data.documents import Document, Piece, Rejected, read_piece
-from pretrain.data.files import InputFile, find_files, is_remote
+from pretrain.data.files import InputFile, find_files, is_remote, packing_of
 from pretrain.data.lines import Broken, read_chunks, read_lines
 from pretrain.data.ngrams import Item, NgramIndex, iterate_texts
 from pretrain.durable import replacing
@@ -246,7 +246,10 @@ def _check_copies(files: Sequence[InputFile], folder: Path) -> None:
 
 
 def _write_without(file: InputFile, dropped: set[int], target: Path, *, max_line_bytes: int) -> None:
-    """Copies a file, lines byte for byte, but for some of them; a text file is one document, so it is copied or not."""
+    """Copies a file, lines byte for byte, without some of them and without a byte order mark.
+
+    A text file is one document, so it is copied or not.
+    """
     if file.format == "text" and dropped:
         return
     try:
@@ -278,9 +281,10 @@ def _kept(file: InputFile, dropped: set[int], *, max_line_bytes: int) -> Iterato
 def _packed(path: Path, like: str, opened: ExitStack) -> IO[bytes]:
     """A file to write to, packed as the ending of another says."""
     stream = opened.enter_context(path.open("wb"))
-    if like.endswith(".gz"):
+    packing = packing_of(like)
+    if packing == ".gz":
         return cast(IO[bytes], opened.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0)))
-    if like.endswith(".zst"):
+    if packing == ".zst":
         import zstandard
 
         packer: IO[bytes] = opened.enter_context(zstandard.ZstdCompressor(write_checksum=True).stream_writer(stream))

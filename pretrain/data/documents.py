@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from pretrain.data.files import TOKEN_IDS, InputFile
-from pretrain.data.lines import Broken, Line, read_chunks, read_lines
+from pretrain.data.lines import BYTE_ORDER_MARK, Broken, Line, read_chunks, read_lines
 from pretrain.data.records import (
     Document,
     Item,
@@ -178,7 +178,7 @@ def _read_text(file: InputFile, *, max_line_bytes: int) -> Document | Rejected:
     try:
         if size > max_line_bytes:
             raise too_long(size, max_line_bytes=max_line_bytes, what="text file, which is one document,")
-        data = b"".join(parts)
+        data = b"".join(parts).removeprefix(BYTE_ORDER_MARK)
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:

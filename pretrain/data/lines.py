@@ -5,14 +5,18 @@ Bytes only; what a line means is `documents.py`'s business. A stream that breaks
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from pretrain.data.files import InputFile, open_file
+from pretrain.data.files import InputFile, open_file, packing_of
+from pretrain.data.kinds import HEAD_BYTES, wrong_content, wrong_packing
 
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+"""What some editors write at the start of a file in UTF-8. It is no text."""
 _CHUNK_BYTES = 1 << 20
 # Smaller where the next one may not unpack: all of it is lost then.
 _UNPACKED_CHUNK_BYTES = 1 << 17
@@ -26,7 +30,7 @@ class Broken(Exception):
     """A file that cannot be read any further.
 
     Attributes:
-        reason: `damaged` or `vanished`.
+        reason: `damaged`, `vanished` or `wrong_kind`.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -51,7 +55,7 @@ class Line(NamedTuple):
 
 
 def read_lines(file: InputFile, *, start: int = 0, stop: int | None = None, max_line_bytes: int) -> Iterator[Line]:
-    """Lines of a file that begin in [start, stop), each to its end.
+    """Lines of a file that begin in [start, stop), each to its end; a byte order mark at its start is passed over.
 
     Args:
         file: plain, `.gz` or `.zst`.
@@ -60,7 +64,8 @@ def read_lines(file: InputFile, *, start: int = 0, stop: int | None = None, max_
         max_line_bytes: longer lines are yielded without their bytes.
 
     Raises:
-        Broken: damaged, torn, gone, or shorter than when it was found.
+        Broken: damaged, torn, gone, shorter than when it was found, or not text in UTF-8 that is packed as its ending
+            says.
     """
     assert start == 0 or file.is_seekable_lines, f"{file.path} is read whole, not from byte {start}"
     stop = stop if file.is_seekable_lines else None
@@ -75,6 +80,8 @@ def read_lines(file: InputFile, *, start: int = 0, stop: int | None = None, max_
             if stop is not None and position >= stop:
                 return
             number += 1
+            if position == 0 and data is not None:
+                data = data.removeprefix(BYTE_ORDER_MARK)
             yield Line(number, position, data, size)
         position += size + 1
 
@@ -89,16 +96,31 @@ def read_chunks(file: InputFile, *, start: int = 0) -> Iterator[bytes]:
     with contextlib.ExitStack() as opened:
         try:
             stream = opened.enter_context(open_file(path))
-            if path.endswith(".gz"):
-                yield from _unpacked(gzip.GzipFile(fileobj=stream), file)
-            elif path.endswith(".zst"):
-                yield from _zstd_chunks(stream, file)
+            head = stream.read(HEAD_BYTES)
+            if problem := wrong_packing(head, path):
+                raise Broken("wrong_kind", problem)
+            stream.seek(0)
+            packing = packing_of(path)
+            if packing == ".gz":
+                yield from _looked_at(_unpacked(gzip.GzipFile(fileobj=stream), file), path)
+            elif packing == ".zst":
+                yield from _looked_at(_zstd_chunks(stream, file), path)
             else:
                 yield from _plain_chunks(stream, file, start=start)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise Broken("damaged", f"damaged: {error}. Copy or write it again.") from None
         except OSError as error:
             raise Broken("vanished", f"cannot be read: {error.strerror or error}.") from None
+
+
+def _looked_at(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
+    """The same chunks, if the first of them may be text."""
+    for first in chunks:
+        if problem := wrong_content(first[:HEAD_BYTES], path):
+            raise Broken("wrong_kind", problem)
+        yield first
+        break
+    yield from chunks
 
 
 def _plain_chunks(stream: IO[bytes], file: InputFile, *, start: int) -> Iterator[bytes]:

@@ -107,8 +107,11 @@ REASONS = {
     "unknown_source": "a source that data.sources does not name",
     "damaged": "torn or corrupt: the rest of the file is lost",
     "vanished": "gone or unreadable: the rest of the file is lost",
+    "wrong_kind": "not packed as its name says, or not text in UTF-8: the file is lost",
 }
 """Every reason, with its meaning for people."""
+DAMAGE = ("damaged", "vanished", "wrong_kind")
+"""Reasons that hold for a file and all that follows in it, not for a line."""
 
 
 class Unfit(Exception):

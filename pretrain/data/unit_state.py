@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.records import Rejected
+from pretrain.data.records import DAMAGE, Rejected
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit
 from pretrain.durable import replace_file
 from pretrain.errors import DataError
@@ -61,7 +61,7 @@ class UnitState:
         text_bytes: bytes of text so far.
         rejected: unusable lines by reason.
         named: the first of them.
-        damaged: files that broke off.
+        damaged: files that could not be read to the end.
         digests: xxh3 of each piece read, None of one that broke off.
         shards: counts by prefix below the folder.
         files: of finished shards, dtype, bytes and digests by prefix.
@@ -94,6 +94,7 @@ class UnitState:
             self.damaged.append(item.file)
         if not item.is_empty and len(self.named) < _MOST_NAMED:
             place = f"byte {item.byte}" if is_relative and item.byte is not None else f"line {item.line}"
+            place = place if item.line else "its beginning"
             name = item.file.rstrip("/").rsplit("/", 1)[-1]
             self.named.append({"reason": item.reason, "file": name, "place": place, "detail": item.detail})
 
@@ -149,8 +150,8 @@ def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_com
     is_clear = lines >= _LINES_TO_JUDGE and unusable > max(_FEW_REJECTS, clear * lines)
     if len(damaged) > plan.max_damaged_files:
         key = f"data.max_damaged_files={plan.max_damaged_files}"
-        what = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''} broke off"
-        remedy = "Mend or remove it, or raise data.max_damaged_files to lose what follows."
+        what = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''} cannot be read to the end"
+        remedy = "Mend it or list the text without it, or raise data.max_damaged_files to lose what follows."
     elif unusable > (share * lines if is_complete or share == 0 else lines) or is_clear:
         key = f"data.max_rejected_share={share}"
         what = f"{unusable} of {lines} lines{'' if is_complete else ' so far'} are unusable ({unusable / lines:.2%})"
@@ -161,7 +162,7 @@ def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_com
     counts = ", ".join(f"{reason} {count}" for reason, count in sum_rejected(listed).items())
     named = [entry for state in listed for entry in state.named]
     if len(damaged) > plan.max_damaged_files:  # what stopped it first
-        named.sort(key=lambda entry: entry["reason"] not in ("damaged", "vanished"))
+        named.sort(key=lambda entry: entry["reason"] not in DAMAGE)
     first = "\n".join(f"  {entry['file']}, {entry['place']}: {entry['detail']}" for entry in named[:5])
     name = f"data.{source}" if source == TOKEN_CHUNKS else f"data.sources.{source}"
     raise DataError(

@@ -105,7 +105,7 @@ def read_runs_file(path: Path) -> RunsFile:
         ProbeError: it cannot be read, has other columns, names a run twice, or text where numbers belong.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ProbeError(f"--runs {path} cannot be read as a CSV file: {error}") from error

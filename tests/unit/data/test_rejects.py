@@ -126,7 +126,7 @@ def test_a_file_that_breaks_off_is_named_and_may_be_allowed(
     for number in range(3):
         packed = zstandard.ZstdCompressor().compress(b"".join(line + b"\n" for line in lines))
         (tmp_path / f"c-{number}.jsonl.zst").write_bytes(packed if number != 1 else packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"(?s)1 file broke off.*max_damaged_files=0.*c-1\.jsonl\.zst"):
+    with pytest.raises(DataError, match=r"(?s)1 file cannot be read to the end.*max_damaged_files=0.*c-1\.jsonl\.zst"):
         ensure_prepared(config, run_root=tmp_path / "run")
     config.data.max_damaged_files = 1
     manifest = source_manifest(config, tmp_path, "code")

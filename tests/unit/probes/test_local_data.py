@@ -136,6 +136,16 @@ def test_damaged_data_are_named(tmp_path: Path, name: str, content: bytes) -> No
         read_split(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["test.jsonl", "test.jsonl.gz", "test.JSONL", "test.jsonl.GZ"])
+def test_a_byte_order_mark_is_no_item_and_an_ending_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    content = b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n'
+    path = tmp_path / "a" / "b" / "default" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(content) if "gz" in name.lower() else content)
+    assert find_splits(tmp_path, "a/b", None) == {"test": path}
+    assert list(read_split(path)) == [{"a": 1}, {"a": 2}]
+
+
 def test_features_that_datasets_stored_are_kept_and_fields_may_be_missing(tmp_path: Path) -> None:
     features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"])})
     datasets.Dataset.from_dict({"label": [1, 0]}, features=features).to_parquet(tmp_path / "test.parquet")
