@@ -206,7 +206,7 @@ def test_names_that_still_clash_are_refused_with_the_remedy(run: Path, tmp_path:
 def test_tables_and_runs_are_merged_and_facts_of_a_file_are_stronger(run: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores.csv"
     scores.write_text("run,step,task,metric,value\nx-70m,5,piqa,acc,.5\ny,5,piqa,acc,.5\n")
-    (tmp_path / "runs.csv").write_text("run,parameters,tokens_per_step,family\ndemo,1_000,,mine\ny,2e9,7,\n")
+    (tmp_path / "runs.csv").write_text("\ufeffrun,parameters,tokens_per_step,family\ndemo,1_000,,mine\ny,2e9,7,\n")
     told = read_runs_file(tmp_path / "runs.csv")
     table = load_curves([run, scores], tokens_per_step=10, facts=told.facts, tokens_per_step_of=told.tokens_per_step)
     assert table.runs["demo"].parameters == 1000 and table.runs["demo"].family == "mine"
