@@ -19,13 +19,10 @@ from pretrain.config.load import (
 from pretrain.config.run import RunConfig
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
+from pretrain.locate import CHECKPOINTS, CONFIG_NAME
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.reader import CheckpointInfo
-
-CONFIG_NAME = "config.yaml"
-CHECKPOINTS = "checkpoints"
-EXPORTS = "export"
 
 
 def run_directory(config: RunConfig) -> Path:

@@ -17,7 +17,7 @@ from pretrain.checkpoint.calendar import Calendar, check_names, save_steps
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta, Manifest
 from pretrain.checkpoint.publish import Publisher
-from pretrain.checkpoint.reader import CheckpointReader, newest_valid
+from pretrain.checkpoint.reader import CheckpointReader, find_checkpoint, list_checkpoints, newest_valid
 from pretrain.checkpoint.release import Releases
 from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
@@ -39,7 +39,7 @@ from pretrain.data.run_order import (
     sample_order,
     write_order,
 )
-from pretrain.directory import CHECKPOINTS, CONFIG_NAME, EXPORTS, claim, record
+from pretrain.directory import claim, record
 from pretrain.durable import replace_file
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
@@ -56,6 +56,7 @@ from pretrain.hooks.release import ReleaseHook
 from pretrain.hooks.signals import SignalsHook
 from pretrain.hooks.validate import ValidationHook
 from pretrain.length import LengthChange, check_length
+from pretrain.locate import CHECKPOINTS, CONFIG_NAME, EXPORTS, checkpoints_of
 from pretrain.loop import fit
 from pretrain.model.spec import ModelSpec
 from pretrain.state import RunState
@@ -254,7 +255,9 @@ def _start_from(parts: _Parts, state: RunState) -> None:
     """Gives a new run the weights it was told to start with, and the place in the run that they are of."""
     if parts.config.checkpoint.start_from is None:
         return
-    folder = Path(parts.config.checkpoint.start_from)
+    named = Path(parts.config.checkpoint.start_from)
+    is_ours = bool(list_checkpoints(checkpoints_of(named)))  # a run, or its folder of checkpoints
+    folder = parts.job.once(lambda: find_checkpoint(named, say=_say)) if is_ours else named
     source = CheckpointReader(folder) if (folder / MANIFEST_NAME).exists() else HuggingFaceSource(folder, parts.spec)
     parts.engine.sharded_state().start_from(source)
     sizes, state.step = parts.config.batch_sizes, parts.config.checkpoint.start_step

@@ -14,14 +14,14 @@ from pretrain.checkpoint.huggingface_config import CONFIG_NAME as HUGGINGFACE_CO
 from pretrain.checkpoint.huggingface_config import read_huggingface_config
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
-from pretrain.checkpoint.reader import CheckpointReader, damage_in, folder_name, list_checkpoints
+from pretrain.checkpoint.reader import CheckpointReader, find_checkpoint, list_checkpoints
 from pretrain.checkpoint.source import TensorSource
 from pretrain.config.load import load_yaml
 from pretrain.config.run import RunConfig
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.directory import CHECKPOINTS, CONFIG_NAME, EXPORTS
 from pretrain.errors import CheckpointError, ConfigError, ProbeError
+from pretrain.locate import CONFIG_NAME, EXPORTS, checkpoints_of
 from pretrain.model.spec import ModelSpec
 from probes.score import CheckpointFacts
 
@@ -67,9 +67,9 @@ def find_target(path: Path, *, step: int | None = None, say: Callable[[str], Non
     """What a path names. Call it on one rank: it may read whole checkpoints.
 
     Args:
-        path: a checkpoint folder, a run directory, or a Hugging Face folder.
+        path: a checkpoint, a run directory or its folder of checkpoints, or a Hugging Face folder.
         step: of a run: this checkpoint, not the newest.
-        say: told why newer checkpoints were passed over.
+        say: told which checkpoint of a run was chosen, and why newer ones were passed over.
 
     Raises:
         CheckpointError: nothing that can be scored; says what would be.
@@ -78,8 +78,8 @@ def find_target(path: Path, *, step: int | None = None, say: Callable[[str], Non
         return checkpoint_target(path)
     if (path / HUGGINGFACE_CONFIG).is_file():
         return _huggingface_target(path)
-    if (path / CONFIG_NAME).is_file() or (path / CHECKPOINTS).is_dir():
-        return checkpoint_target(_choose(path / CHECKPOINTS, step, say))
+    if (path / CONFIG_NAME).is_file() or list_checkpoints(checkpoints_of(path)):
+        return checkpoint_target(find_checkpoint(path, step=step, say=say))
     raise CheckpointError(
         f"{path} {'is none of what can be scored' if path.is_dir() else 'is no folder'}. Name a run directory "
         f"({CONFIG_NAME}), one of its checkpoints ({MANIFEST_NAME}), or a Hugging Face LLaMA ({HUGGINGFACE_CONFIG})."
@@ -182,21 +182,6 @@ def _tokenizer_places(target: Target) -> Iterator[Path]:
         yield from sorted(target.run.glob(f"{EXPORTS}/*/{TOKENIZER_NAME}"))
         yield from sorted(target.run.parent.glob(f"prepared/*/{TOKENIZER_NAME}"))
     yield target.path / TOKENIZER_NAME
-
-
-def _choose(root: Path, step: int | None, say: Callable[[str], None]) -> Path:
-    found = list_checkpoints(root)
-    if step is not None:
-        if step not in {info.step for info in found}:
-            steps = ", ".join(str(info.step) for info in found) or "none"
-            raise CheckpointError(f"step={step}: {root} has no {folder_name(step)}. Steps that are there: {steps}.")
-        return root / folder_name(step)
-    for info in reversed(found):
-        problem = info.problem or damage_in(info.path)
-        if problem is None:
-            return info.path
-        say(f"Passed over {info.path.name}: {problem}")
-    raise CheckpointError(f"{root} holds no checkpoint that can be read.")
 
 
 def _huggingface_target(path: Path) -> Target:

@@ -23,10 +23,10 @@ from pretrain.checkpoint.reader import CheckpointReader, folder_name
 from pretrain.config.load import load_yaml, to_plain
 from pretrain.config.run import RunConfig
 from pretrain.data.run_order import read_order
-from pretrain.directory import CHECKPOINTS, CONFIG_NAME
 from pretrain.engine.base import CheckpointScorer, PackedRows, TokenLogProbs
 from pretrain.engine.job import Job
 from pretrain.errors import CheckpointError, ProbeError
+from pretrain.locate import CHECKPOINTS, CONFIG_NAME
 from pretrain.track.sink import RunInfo
 from probes.beside import Settings, describe_layout, load_weights, score_in_slices
 from probes.examiner import Examiner

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from pretrain.arguments import Command, run_command
 from pretrain.checkpoint import release_command
 from pretrain.checkpoint.huggingface import DTYPES, export_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
-from pretrain.checkpoint.reader import CheckpointReader, damage_in, list_checkpoints
-from pretrain.errors import CheckpointError, FinelineError
-from pretrain.terminal import accept_every_character
+from pretrain.checkpoint.reader import CheckpointReader, damage_in, find_checkpoint, list_checkpoints
+from pretrain.errors import CheckpointError
+from pretrain.locate import checkpoints_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,55 +23,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 where a checkpoint is damaged or a command failed.
     """
-    accept_every_character()
-    options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except FinelineError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    texts = {
+        "list": ("checkpoints of a run, with sizes and problems (manifest and file sizes only)", _add_path, _list),
+        "verify": ("read every byte of a run's checkpoints, or of one, and compare digests", _add_path, _verify),
+        "inspect": ("run state, model, layout and tensors of one checkpoint", _add_checkpoint, _inspect),
+        "export": ("write a Hugging Face folder", _add_export, _export),
+        "release": (release_command.HELP, release_command.add_arguments, _release),
+    }
+    return run_command(
+        arguments,
+        prog="python -m pretrain.checkpoint",
+        description="Looks at checkpoints, checks them, exports and releases them, without training.",
+        commands={name: partial(Command, text, text, add, run) for name, (text, add, run) in texts.items()},
+    )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pretrain.checkpoint", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("list", _list, "checkpoints of a run, with sizes and problems (manifest and file sizes only)"),
-        ("verify", _verify, "read every byte and compare digests"),
-        ("inspect", _inspect, "run state, model, layout and tensors of one checkpoint"),
-        ("export", _export, "write a Hugging Face folder"),
-        ("release", _release, release_command.HELP),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
-        if name == "release":
-            release_command.add_arguments(command)
-            continue
-        where = "checkpoint folder" if name in ("inspect", "export") else "checkpoint folder, or folder of checkpoints"
-        command.add_argument("path", type=Path, help=where)
-        if name == "export":
-            command.add_argument("out", type=Path, help="folder to write; replaced if it exists")
-            command.add_argument("--tokenizer", type=Path, required=True, help="the run's tokenizer.model")
-            command.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
-            command.add_argument("--add-bos", action="store_true", help="the tokenizer puts <s> before a text")
-            command.add_argument("--card", default="", help="Markdown for the model card")
-            text = "refuse where a log-probability is further from the live model's; by precision if not given"
-            command.add_argument("--tolerance", type=float, default=None, metavar="NATS", help=text)
-    return parser
+def _add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="run directory, its folder of checkpoints, or one checkpoint")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    text = "checkpoint; of a run directory or a folder of checkpoints the newest is taken"
+    parser.add_argument("path", type=Path, help=text)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_checkpoint(parser)
+    parser.add_argument("out", type=Path, help="folder to write; replaced if it exists")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="the run's tokenizer.model")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    parser.add_argument("--add-bos", action="store_true", help="the tokenizer puts <s> before a text")
+    parser.add_argument("--card", default="", help="Markdown for the model card")
+    text = "refuse where a log-probability is further from the live model's; by precision if not given"
+    parser.add_argument("--tolerance", type=float, default=None, metavar="NATS", help=text)
 
 
 def _folders(path: Path) -> list[Path]:
     if (path / MANIFEST_NAME).exists():
         return [path]
-    found = [info.path for info in list_checkpoints(path)]
+    found = [info.path for info in list_checkpoints(checkpoints_of(path))]
     if not found:
-        raise CheckpointError(f"{path} is no checkpoint and holds none. Name `checkpoints` of a run directory.")
+        raise CheckpointError(
+            f"{path} is no checkpoint and holds none. Name a run directory, its folder of checkpoints, or a checkpoint."
+        )
     return found
 
 
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
 def _list(options: argparse.Namespace) -> int:
-    wanted = set(_folders(options.path))
-    root = options.path.parent if options.path in wanted else options.path
+    wanted = _folders(options.path)
+    root = wanted[0].parent
     rows, problems = [("step", "tokens", "holds", "ranks", "gigabytes", "state")], []
     for info in list_checkpoints(root):
         if info.path not in wanted:
@@ -98,7 +104,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    manifest = Manifest.read(options.path)
+    manifest = Manifest.read(find_checkpoint(options.path, verify_digests=False, say=_say))
     meta = manifest.meta
     facts = {
         "step": manifest.step,
@@ -126,7 +132,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     exported = export_checkpoint(
-        CheckpointReader(options.path),
+        CheckpointReader(find_checkpoint(options.path, say=_say)),
         options.out,
         tokenizer_model=options.tokenizer,
         dtype=options.dtype,

@@ -22,10 +22,11 @@ import xxhash
 from torch import Tensor
 
 from pretrain.checkpoint.blocks import boxes
-from pretrain.checkpoint.manifest import ChunkRecord, Manifest
+from pretrain.checkpoint.manifest import MANIFEST_NAME, ChunkRecord, Manifest
 from pretrain.checkpoint.shards import BYTES_PER_ELEMENT, damage_in_shard, names_in, shard_name
 from pretrain.checkpoint.source import TensorSource
 from pretrain.errors import CheckpointError
+from pretrain.locate import checkpoints_of
 
 LATEST_NAME = "latest"
 _FOLDER = re.compile(r"step_(\d{8,18})")
@@ -209,6 +210,41 @@ def list_checkpoints(root: Path) -> list[CheckpointInfo]:
             problem = f"{path}: the manifest is of step {manifest.step}"
         found.append(CheckpointInfo(path, step, manifest if problem is None else None, problem))
     return sorted(found, key=lambda info: info.step)
+
+
+def find_checkpoint(
+    path: Path, *, step: int | None = None, verify_digests: bool = True, say: Callable[[str], None] = print
+) -> Path:
+    """The one checkpoint that a path names. Call it on one rank: it may read whole checkpoints.
+
+    Args:
+        path: a checkpoint, or a run directory or a folder of checkpoints, whose newest one is meant.
+        step: of a run: this checkpoint, not the newest.
+        verify_digests: read every byte of a candidate.
+        say: told which one was chosen, and why newer ones were passed over.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    root = checkpoints_of(path)
+    found = list_checkpoints(root)
+    if step is not None:
+        if step not in {info.step for info in found}:
+            steps = ", ".join(str(info.step) for info in found) or "none"
+            raise CheckpointError(f"step={step}: {root} has no {folder_name(step)}. Steps that are there: {steps}.")
+        return root / folder_name(step)
+    for info in reversed(found):
+        problem = info.problem or (damage_in(info.path) if verify_digests else None)
+        if problem is None:
+            say(f"{info.path} is taken, the newest checkpoint of {path}.")
+            return info.path
+        say(f"Passed over {info.path.name}: {problem}")
+    raise CheckpointError(
+        f"{path} is no checkpoint and holds none that can be read. Name a run directory, its folder of checkpoints, or "
+        f"one checkpoint."
+    )
 
 
 def newest_valid(

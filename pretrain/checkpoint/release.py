@@ -26,8 +26,8 @@ from pretrain.config.load import load_yaml
 from pretrain.config.run import RunConfig
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.run_order import ORDER_NAME, read_order
-from pretrain.directory import CHECKPOINTS, CONFIG_NAME, EXPORTS
 from pretrain.errors import CheckpointError
+from pretrain.locate import CHECKPOINTS, CONFIG_NAME, EXPORTS
 from pretrain.locks import exclusive
 from pretrain.naming import checkpoint_name, has_fields
 

@@ -20,6 +20,7 @@ from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.reader import CheckpointInfo, CheckpointReader, list_checkpoints
 from pretrain.checkpoint.release import Releases
 from pretrain.errors import CheckpointError, ConfigError, FinelineError
+from pretrain.locate import run_of
 from pretrain.naming import template_problems
 from pretrain.units import Duration
 
@@ -57,7 +58,7 @@ def release(options: argparse.Namespace) -> list[tuple[str, ...]]:
         FinelineError: the folder is no run directory, nothing can be released of it, or an argument is not usable.
     """
     releases = _configured(options)
-    scores, hub = read_scores(options.path), Hub()
+    scores, hub = read_scores(releases.directory), Hub()
     rows: list[tuple[str, ...]] = []
     chosen = _chosen(releases, options.steps, options.every)
     _refuse_clashes(releases, {info.step for info in chosen})
@@ -87,7 +88,7 @@ def _configured(options: argparse.Namespace) -> Releases:
     ]
     if problems:
         raise ConfigError(problems)
-    releases = Releases.of_run(options.path)
+    releases = Releases.of_run(run_of(options.path))
     given = {"export_dtype": options.dtype, "export_name": options.name, "hub_repository": options.repository}
     wanted = {name: value for name, value in given.items() if value is not None}
     checkpoint = dataclasses.replace(releases.config.checkpoint, **wanted)

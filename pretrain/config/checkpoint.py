@@ -20,7 +20,8 @@ class CheckpointConfig:
     milestones: str | None = None
     """Saves at multiples of this duration, and before a decay, keep their optimizer state whatever `keep` says."""
     start_from: str | None = None
-    """Weights a new run starts with: a Hugging Face LLaMA folder, or a checkpoint of another run. Null: random."""
+    """Weights a new run starts with: a Hugging Face LLaMA folder, a checkpoint of another run, or that run itself (its
+    newest checkpoint is taken). Null: random."""
     start_step: int = 0
     """Steps those weights have been trained: schedule, calendar and sample order go on from there, without moments."""
     background: bool = True

@@ -12,9 +12,9 @@ from pretrain.config.load import load_yaml
 from pretrain.data.prepare import PreparedData, open_prepared
 from pretrain.data.run_order import read_order, sample_order
 from pretrain.data.tokens import DocumentSpan
-from pretrain.directory import CONFIG_NAME
 from pretrain.engine.layout import ParallelLayout
 from pretrain.errors import DataError
+from pretrain.locate import CONFIG_NAME
 
 
 @dataclass(frozen=True, slots=True)

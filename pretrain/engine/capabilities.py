@@ -7,9 +7,11 @@ table.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pretrain.arguments import CommandParser
 from pretrain.terminal import accept_every_character
 
 
@@ -135,4 +137,5 @@ def table() -> str:
 
 if __name__ == "__main__":
     accept_every_character()
+    CommandParser("python -m pretrain.engine.capabilities", description="Prints the table.").read(sys.argv[1:])
     print(table())

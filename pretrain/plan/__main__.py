@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.arguments import CommandParser
 from pretrain.config.load import compose
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, FinelineError
@@ -34,13 +35,12 @@ rank=R, rank=R,S,… or rank=all: ranks to build (default: the first of the firs
 def main(arguments: Sequence[str]) -> int:
     """Runs one command line; returns the exit code."""
     accept_every_character()
-    parser = argparse.ArgumentParser("python -m pretrain.plan", description=_HELP, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = CommandParser("python -m pretrain.plan", description=_HELP)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too, in bytes")
     parser.add_argument("--layouts", type=_count, default=5, metavar="N", help="layouts to suggest (default: 5)")
     parser.add_argument("--config-dir", metavar="DIR", help="a further folder of configuration groups")
-    line = parser.parse_intermixed_args(arguments)
+    line = parser.read(arguments)
     try:
         own = dict(text.split("=", 1) for text in line.overrides if text.startswith(("world_size=", "rank=")))
         overrides = [text for text in line.overrides if text.partition("=")[0] not in own]

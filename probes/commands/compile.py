@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.errors import ConfigError
+from pretrain.locate import run_of
 from probes.commands.arguments import parse_keys
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     own = [word for word in options.arguments if word.partition("=")[0] in _KEYS]
     others = [word for word in options.arguments if word.partition("=")[0] not in _KEYS]
     keys = parse_keys(own, _KEYS)
+    if "run" in keys:
+        keys["run"] = str(run_of(Path(keys["run"])))
     config = _configuration(keys, others)
     wanted = _wanted(keys, config)
 

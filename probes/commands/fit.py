@@ -52,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", choices=_LINKS, default="sigmoid", help="from a task's loss to its score; sigmoid")
     parser.add_argument("--parameters", type=float, metavar="N", help="predict for this size")
     parser.add_argument("--tokens", type=float, metavar="D", help="predict for this length; a run's planned end")
-    parser.add_argument("--references", nargs="+", metavar="NAME", help="fit these runs only; * stands for anything")
-    parser.add_argument("--without", nargs="+", metavar="NAME", default=[], help="leave these runs out")
+    parser.add_argument(
+        "--references", nargs="+", action="extend", metavar="NAME", help="fit these runs only; * stands for anything"
+    )
+    parser.add_argument(
+        "--without", nargs="+", action="extend", metavar="NAME", default=[], help="leave these runs out"
+    )
     parser.add_argument("--task", action="append", metavar="NAME", help="only these tasks")
     parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
     parser.add_argument("--draws", type=int, default=200, metavar="N", help="resampled fits for intervals; 200")
@@ -127,11 +131,12 @@ def _planned_rates(paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Learning rates of all steps of the run directories among the paths, by the run's name."""
     from pretrain.config.load import load_yaml
     from pretrain.errors import ConfigError
+    from pretrain.locate import run_of
     from probes.dynamics.annealing import planned_rates
     from probes.dynamics.read_run import is_run_directory
 
     found = {}
-    for path in map(Path, paths):
+    for path in (run_of(Path(text)) for text in paths):
         if not (path.is_dir() and is_run_directory(path) and (path / "config.yaml").is_file()):
             continue
         try:

@@ -33,12 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", dest="only", action="append", metavar="NAME", help="predict this run; those in progress otherwise"
     )
     parser.add_argument(
-        "--references", nargs="+", metavar="NAME", help="runs to learn from, instead of smaller siblings"
+        "--references",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="runs to learn from, instead of smaller siblings",
     )
     parser.add_argument("--at-tokens", type=float, metavar="N", help="predict there; at the planned end otherwise")
     parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
     parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
-    parser.add_argument("--unseen", nargs="+", metavar="TASK", help="tasks a run did not measure, from those it did")
+    parser.add_argument(
+        "--unseen", nargs="+", action="extend", metavar="TASK", help="tasks a run did not measure, from those it did"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.config.nearest import nearest
 from pretrain.errors import ProbeError
+from pretrain.locate import run_of
 from probes.commands.beside_original import add_original_arguments, beside_originals
 from probes.commands.show_table import add_table_arguments, print_table, table_of
 from probes.store import PROBES_FILE
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         FinelineError: there is no run, or its files cannot be read.
     """
-    paths = [Path(path) for path in options.paths]
+    paths = [run_of(Path(path)) for path in options.paths]
     for path in paths:
         if not path.exists() and not str(path).startswith("published:"):
             run_directory(path)
@@ -74,13 +75,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_directory(path: Path) -> Path:
-    """The path, if a run lies there.
+    """The run directory that a path names: itself, or the run of its checkpoints.
 
     Raises:
         ProbeError: it does not; names the runs nearby.
     """
-    if _holds_run(path):
-        return path
+    run = run_of(path)
+    if _holds_run(run):
+        return run
     nearby = [folder for parent in {path.parent, path, Path("runs")} for folder in _runs_in(parent)]
     names = {str(folder) for folder in nearby}
     close = nearest(str(path), names) or sorted(names)[:10]

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", dest="only", action="append", metavar="NAME", help="only these runs; all in the paths otherwise"
     )
     parser.add_argument(
-        "--references", nargs="+", metavar="PATH", help="further paths whose finished runs are references"
+        "--references",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="further paths whose finished runs are references",
     )
     parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
 

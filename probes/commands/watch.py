@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         FinelineError: what the user can mend.
     """
-    from pretrain.directory import CONFIG_NAME
     from pretrain.engine.job import Job
+    from pretrain.locate import CONFIG_NAME
     from pretrain.locks import Held
     from probes.beside import KEYS, Settings
     from probes.commands.report import run_directory

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pretrain.errors import ProbeError
+from pretrain.locate import run_of
 from probes.dynamics import published, published_recipes
 from probes.dynamics.read_lm_eval import read_lm_eval
 from probes.dynamics.read_run import RunCurves, is_run_directory, read_run_curves
@@ -79,7 +80,7 @@ def load_curves(
         return told_of.get(run, tokens_per_step)
 
     for text in dict.fromkeys(map(str, paths)):
-        path = Path(text)
+        path = run_of(Path(text)) if is_run_directory(run_of(Path(text))) else Path(text)
         if text in PUBLISHED:
             tables += [(text, table) for table in PUBLISHED[text]()]
         elif path.is_dir() and is_run_directory(path):

@@ -11,8 +11,9 @@ import pytest
 from pretrain.checkpoint.manifest import MANIFEST_NAME
 from pretrain.config.load import compose, identity_hash, load_yaml, to_yaml
 from pretrain.config.run import RunConfig
-from pretrain.directory import CONFIG_NAME, claim
+from pretrain.directory import claim
 from pretrain.errors import ConfigError
+from pretrain.locate import CONFIG_NAME
 from tests.unit.checkpoint.ranks import make_meta, save_random
 
 BROKEN: dict[str, Callable[[bytes], bytes]] = {

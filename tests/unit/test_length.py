@@ -10,9 +10,10 @@ import pytest
 
 from pretrain.config.load import changed_settings, compose, config_hash, identity_hash, load_yaml
 from pretrain.config.run import RunConfig
-from pretrain.directory import CONFIG_NAME, claim, record
+from pretrain.directory import claim, record
 from pretrain.errors import ConfigError
 from pretrain.length import check_length
+from pretrain.locate import CONFIG_NAME
 
 STEP_TOKENS = 8 * 512
 COSINE = ("schedule=cosine", "schedule.learning_rate=1e-3", "schedule.min_learning_rate=1e-4")

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("tokenizer", type=Path, help="a SentencePiece tokenizer.model")
     parser.add_argument("inputs", nargs="*", metavar="KEY=VALUE|FILE", help=INPUTS_HELP)
-    parser.add_argument("--accept", nargs="*", default=[], metavar="NAME", help="losses that are no failure")
+    parser.add_argument(
+        "--accept", nargs="+", action="extend", default=[], metavar="NAME", help="losses that are no failure"
+    )
     parser.add_argument("--text-key", help="field or column of the files that holds the text (default: text)")
 
 
@@ -34,9 +36,10 @@ def run(options: argparse.Namespace) -> int:
 
     tokenizer = Tokenizer.load(options.tokenizer)
     texts: Iterator[str] = iter(())
-    accept = set(options.accept)
-    if options.inputs:
-        config = config_of(options.inputs, text_key=options.text_key)
+    accept = {word for word in options.accept if word.isidentifier()}
+    inputs = [*options.inputs, *(word for word in options.accept if not word.isidentifier())]  # behind --accept
+    if inputs:
+        config = config_of(inputs, text_key=options.text_key)
         accept |= set(config.tokenizer.accept_loss)
         texts = training_text(config, files_of(config))
     check_names(sorted(accept))

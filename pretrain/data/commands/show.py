@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     from pretrain.data.inspect import render, show_step
+    from pretrain.locate import run_of
 
-    for shown in show_step(options.run_directory, step=options.step, rank=options.rank):
+    for shown in show_step(run_of(options.run_directory), step=options.step, rank=options.rank):
         print(render(shown, max_characters=options.characters))
     return 0

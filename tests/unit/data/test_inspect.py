@@ -77,7 +77,7 @@ def test_steps_and_ranks_that_are_none_are_named(run: Path, tmp_path: Path) -> N
 
 
 def test_the_command_prints_a_batch(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(run), "--step", "2"]) == 0
+    assert main(["show", "--step", "2", str(run / "checkpoints")]) == 0  # the run of these checkpoints
     assert capsys.readouterr().out.count("sample ") == 8
     assert main(["show", str(run), "--step", "2", "--rank", "1", "--characters", "5"]) == 0
     out = capsys.readouterr().out
