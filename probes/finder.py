@@ -15,7 +15,7 @@ import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
@@ -27,6 +27,18 @@ BUNDLED_TASKS = Path(__file__).parent / "tasks"
 
 _FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` with which `datasets` reads local files."""
+
+
+class Loaded(NamedTuple):
+    """lm-eval's objects for one line of a suite.
+
+    Attributes:
+        tasks: Tasks.
+        groups: Groups, the outermost first.
+    """
+
+    tasks: list[Any]
+    groups: list[Any]
 
 
 class TaskFinder:
@@ -55,8 +67,8 @@ class TaskFinder:
         self._local = TaskManager(include_path=folders, include_defaults=False)
         self._source = source
 
-    def load(self, spec: TaskSpec) -> list[Any]:
-        """The lm-eval tasks of a line of a suite, data read, prompts not yet built.
+    def load(self, spec: TaskSpec) -> Loaded:
+        """What a line of a suite brings, data read, prompts not yet built.
 
         Raises:
             ProbeError: an unknown task, or one that cannot be built.
@@ -80,7 +92,8 @@ class TaskFinder:
                     wanted = _task_config(entry.yaml_path, cache)
                 elif manager is self._local and spec.task not in manager.task_index:
                     wanted = str(entry.yaml_path)
-                return list(manager.load([wanted])["tasks"].values())
+                found = manager.load([wanted])
+                return Loaded(list(found["tasks"].values()), list(found["groups"].values()))
         except ProbeError:
             raise
         except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)

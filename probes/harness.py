@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
 import random
@@ -26,6 +25,7 @@ from probes.encode import build_encoder, generation_limits
 from probes.execute import with_programs
 from probes.finder import TaskFinder, quiet
 from probes.generate import truncated
+from probes.groups import TaskGroup, groups_of_line
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import all_missing, task_metrics
 from probes.metrics import Found, answer_starts
@@ -33,6 +33,7 @@ from probes.plan import RequestTable
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
 from probes.task_data import Building, data_from_folder, need_examples
+from probes.templates import cached_templates, remember_templates
 
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for drawing few-shot examples."""
@@ -46,12 +47,16 @@ class Harness:
     Args:
         suite: the suite.
         tasks: with requests built; see `load_harness`.
+        groups: what the scores of groups are made of.
         limit: items per task at most, beside the suite's own limits.
     """
 
-    def __init__(self, suite: Suite, tasks: Sequence[HarnessTask], *, limit: int | None = None) -> None:
+    def __init__(
+        self, suite: Suite, tasks: Sequence[HarnessTask], groups: Sequence[TaskGroup], *, limit: int | None = None
+    ) -> None:
         self.suite = suite.name
         self.tasks = list(tasks)
+        self._groups = tuple(groups)
         self._specs = suite.tasks
         self._limit = limit
 
@@ -76,7 +81,7 @@ class Harness:
         facts: list[TaskFacts] = []
         tasks: list[StoredTask] = []
         digest = hashlib.sha256()
-        with _cached_templates(), _preserved_random_state():
+        with cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
                 captured, left_out = task_requests(task, index, encoder, max_length=max_length)
                 requests.extend(captured)
@@ -85,7 +90,7 @@ class Harness:
                 tasks.append(_with_prompts(store_task(task.task, task.name), task, encoder, max_length))
                 digest.update(describe_task(task).encode())
                 digest.update(tasks[-1].definition.encode())
-        stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks))
+        stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks), self._groups)
         return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest(), stored)
 
     def metrics(self, table: RequestTable, log_likelihood_R: np.ndarray, is_greedy_R: np.ndarray) -> list[Found]:
@@ -118,7 +123,7 @@ class Harness:
             instance.resps = [answer] * (instance.repeats or 1)
             instance.filtered_resps = {}
         found: list[Found] = []
-        with _cached_templates(), _preserved_random_state():
+        with cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
                 if not task.is_generative:
                     found.extend(task_metrics(task.task, index))
@@ -134,7 +139,7 @@ class Harness:
             texts: by index of the task, one for each of its requests for a text, in order.
         """
         found: list[Found] = []
-        with _cached_templates(), _preserved_random_state():
+        with cached_templates(), _preserved_random_state():
             for index, answers in texts.items():
                 task = self.tasks[index].task
 
@@ -180,20 +185,22 @@ def load_harness(
     _stay_offline()
     finder = TaskFinder(task_paths, data_from_folder(data_dir))
     tasks: list[HarnessTask] = []
-    with _cached_templates(), _preserved_random_state():
+    groups: list[TaskGroup] = []
+    with cached_templates(), _preserved_random_state():
         for spec in suite.tasks:
-            loaded = finder.load(spec)
+            loaded, of_line = finder.load(spec)
+            groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
             for task in loaded:
                 need_examples(task, spec)
                 _refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
                 name = str(task.task_name)
                 tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
-    names = [task.name for task in tasks]
+    names = [task.name for task in tasks] + [group.name for group in groups]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ProbeError(f"Suite {suite.name} holds {', '.join(twice)} more than once, by itself and in a group.")
-    return Harness(suite, tasks, limit=limit)
+    return Harness(suite, tasks, groups, limit=limit)
 
 
 def restore_harness(
@@ -221,9 +228,11 @@ def restore_harness(
 
     finder = TaskFinder(task_paths, give)
     tasks: list[HarnessTask] = []
-    with _cached_templates(), _preserved_random_state():
+    groups: list[TaskGroup] = []
+    with cached_templates(), _preserved_random_state():
         for spec in stored.specs:
-            loaded = finder.load(spec)
+            loaded, of_line = finder.load(spec)
+            groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
             for task in loaded:
                 _refuse_programs(task, spec, allowed=allow_code_execution)
                 name = str(task.task_name)
@@ -231,6 +240,12 @@ def restore_harness(
     if [task.name for task in tasks] != [task.name for task in stored.tasks]:
         raise ProbeError(
             f"Suite {stored.name} has other tasks than when its plan was compiled; compile the plan again."
+        )
+    if tuple(groups) != stored.groups:
+        changed = sorted({group.name for group in set(groups) ^ set(stored.groups)})
+        raise ProbeError(
+            f"The scores of {', '.join(changed) or 'groups'} in suite {stored.name} are made in another way than when "
+            f"the plan was compiled; compile the plan again."
         )
     for harness_task, record in zip(tasks, stored.tasks, strict=True):
         task = harness_task.task
@@ -250,8 +265,8 @@ def restore_harness(
             )
             for item, number, kind, repeats in record.instances
         ]
-        _remember_templates(task)
-    return Harness(Suite(stored.name, stored.specs), tasks, limit=stored.limit)
+        remember_templates(task)
+    return Harness(Suite(stored.name, stored.specs), tasks, groups, limit=stored.limit)
 
 
 def _stay_offline() -> None:
@@ -282,7 +297,7 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int)
             f"Prompts of task {task.task_name} cannot be built with {spec.num_fewshot or own or 0} examples: "
             f"{type(error).__name__}: {error}"
         ) from error
-    _remember_templates(task)
+    remember_templates(task)
 
 
 def _subset(task: Any, spec: TaskSpec, limit: int | None, num_siblings: int) -> list[int] | None:
@@ -358,38 +373,6 @@ def _with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_l
 def _to_generate(task: Any) -> list[Any]:
     """lm-eval's requests for a text that the model writes."""
     return [instance for instance in task.instances if instance.request_type == "generate_until"]
-
-
-def _remember_templates(task: Any) -> None:
-    """Renders an item's choices and target once, not at every save: most of the time of `Harness.metrics`."""
-
-    def remembering(function: Any) -> Any:
-        memory: dict[int, tuple[Any, Any]] = {}  # holds the item, too, so that its id stays its own
-
-        def remembered(doc: Any, *arguments: Any) -> Any:
-            if arguments:
-                return function(doc, *arguments)
-            if id(doc) not in memory:
-                memory[id(doc)] = doc, function(doc)
-            return memory[id(doc)][1]
-
-        return remembered
-
-    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-        if hasattr(task, name):
-            setattr(task, name, remembering(getattr(task, name)))
-
-
-@contextlib.contextmanager
-def _cached_templates() -> Iterator[None]:
-    """Compiles each Jinja template once; lm-eval compiles it anew for every item, most of its time here."""
-    from lm_eval import utils
-
-    utils.env.from_string = functools.lru_cache(maxsize=None)(type(utils.env).from_string.__get__(utils.env))
-    try:
-        yield
-    finally:
-        del utils.env.from_string
 
 
 @contextlib.contextmanager

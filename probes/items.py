@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import ProbeError
+from probes.groups import TaskGroup
 from probes.suite import TaskSpec
 
 _NOT_DEFINING = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata", "tag", "task_alias", "num_fewshot")
@@ -66,12 +67,14 @@ class StoredSuite:
         specs: its lines.
         limit: items per task at most, beside the suite's own limits.
         tasks: its tasks, groups expanded.
+        groups: what its groups' scores are made of.
     """
 
     name: str
     specs: tuple[TaskSpec, ...]
     limit: int | None
     tasks: tuple[StoredTask, ...]
+    groups: tuple[TaskGroup, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Compressed JSON; the same bytes for the same suite."""
@@ -80,6 +83,7 @@ class StoredSuite:
             "specs": [dataclasses.asdict(spec) for spec in self.specs],
             "limit": self.limit,
             "tasks": [{field.name: getattr(task, field.name) for field in _TASK_FIELDS} for task in self.tasks],
+            "groups": [group.to_json() for group in self.groups],
         }
         return gzip.compress(json.dumps(values).encode(), compresslevel=6, mtime=0)
 
@@ -97,7 +101,8 @@ class StoredSuite:
             instances = [(item, number, str(kind), repeats) for item, number, kind, repeats in task["instances"]]
             tasks.append(StoredTask(**{**task, "documents": documents, "instances": instances}))
         specs = tuple(TaskSpec(**spec) for spec in values["specs"])
-        return cls(values["name"], specs, values["limit"], tuple(tasks))
+        groups = tuple(map(TaskGroup.from_json, values["groups"]))
+        return cls(values["name"], specs, values["limit"], tuple(tasks), groups)
 
     def differences(self, other: StoredSuite) -> list[str]:
         """Where two suites' lines and limits differ, one phrase each; their items are not compared."""

@@ -24,7 +24,7 @@ from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
 from probes.suite import Suite
 
-PLAN_FORMAT = 3
+PLAN_FORMAT = 4
 """Raised when the files or the meaning of packed rows change; a part of the plan hash."""
 
 _BINARIES = ("plan.npz", "items.json.gz")
@@ -116,12 +116,13 @@ class Plan:
                 right = np.maximum(1, np.bincount(inverse, weights=table.is_gold_R[choices]))
                 if counts.max() > 1:
                     levels[task.name] = float(np.mean(right / counts))
-        for line in {task.line for task in self.tasks} - {"", *levels}:
-            members = [task for task in self.tasks if task.line == line]
+        of_groups = {}
+        for group in self.stored.groups:
+            members = [self.tasks[index] for index in group.members]
             if all(task.name in levels for task in members):
-                total = sum(task.num_items for task in members)
-                levels[line] = sum(levels[task.name] * task.num_items for task in members) / total
-        return levels
+                weights = [task.num_items if group.by_size("acc") else 1 for task in members]
+                of_groups[group.name] = float(np.average([levels[task.name] for task in members], weights=weights))
+        return levels | of_groups
 
     def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:
         """Where the plan differs from what is wanted, one phrase each; empty if it may be used.
@@ -226,7 +227,8 @@ def hash_plan(requests: SuiteRequests, tokenizer: ProbeTokenizer, settings: Plan
     """The plan hash, without packing anything: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     facts = [dataclasses.asdict(task) for task in requests.tasks]
-    head = [PLAN_FORMAT, facts, requests.content_digest, tokenizer.fingerprint, dataclasses.asdict(settings)]
+    head: list[Any] = [PLAN_FORMAT, facts, requests.content_digest, tokenizer.fingerprint]
+    head += [dataclasses.asdict(settings), [group.to_json() for group in requests.stored.groups]]
     digest.update(_canonical(head))
     for request in requests.requests:
         digest.update(np.array([len(request.context), *request.context, *request.continuation], np.int64).tobytes())

@@ -126,7 +126,7 @@ def measure(
     for one in found:
         task = plan.tasks[one.task]
         take(task.name, task.domain, task.num_fewshot, one)
-    for aggregate in aggregates(plan.tasks, found):
+    for aggregate in aggregates(plan.tasks, plan.stored.groups, found):
         take(*aggregate)
     if lost and missing is None:
         raise ProbeError(lost[0].sentence())

@@ -103,7 +103,7 @@ def _task_items(options: argparse.Namespace, config: RunConfig) -> list[Item]:
     finder = TaskFinder(config.probe.task_paths, data_from_folder(data_dir))
     found: list[Item] = []
     for spec in dict.fromkeys(specs):
-        for task in finder.load(spec):
+        for task in finder.load(spec).tasks:
             records: Any = task.test_docs() if task.has_test_docs() else task.validation_docs()
             name = task.config.task
             found += [item_of(dict(record), task=spec.task, name=f"{name}/{i}") for i, record in enumerate(records)]
