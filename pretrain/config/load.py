@@ -15,7 +15,7 @@ from typing import Any
 
 import pretrain
 from pretrain.config.nearest import did_you_mean
-from pretrain.config.overrides import expand_sources, group_options, judge, schema_fields
+from pretrain.config.overrides import expand, group_options, judge, schema_fields
 from pretrain.config.run import RunConfig
 from pretrain.errors import ConfigError
 
@@ -59,7 +59,7 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
     register()
     try:
         with initialize_config_dir(str(folders[-1]), version_base="1.3"):
-            composed = hydra_compose(ROOT_NAME, [*_search_path(folders), *expand_sources(overrides)])
+            composed = hydra_compose(ROOT_NAME, [*_search_path(folders), *expand(overrides)])
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
@@ -84,7 +84,7 @@ def search_folders(config_dir: str | Path | None) -> list[Path]:
 
 def hydra_arguments(overrides: Sequence[str], *, config_dir: str | Path | None = None) -> list[str]:
     """The overrides as Hydra itself must get them, for the questions that are left to it (`--help`, `--info`)."""
-    return [*_search_path(search_folders(config_dir)), *expand_sources(overrides)]
+    return [*_search_path(search_folders(config_dir)), *expand(overrides)]
 
 
 def _search_path(folders: Sequence[Path]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,16 @@ def group_options(folders: Sequence[Path]) -> dict[str, list[str]]:
     return options
 
 
-def expand_sources(overrides: Sequence[str]) -> list[str]:
-    """Lets `data.sources.NAME.FIELD=VALUE` add a source: Hydra cannot create a typed entry of a dictionary by key.
+def expand(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them, from what users may write.
 
-    A misspelt name thus makes a source without paths, which `checks` refuses with the nearest right name. Keys below
-    `engine.deepspeed` are free: they are added, or replace what is there.
+    `data.sources.NAME.FIELD=VALUE` adds a source, because Hydra cannot create a typed entry of a dictionary by key. A
+    misspelt name thus makes a source without paths, which `checks` refuses with the nearest right name. Keys below
+    `engine.deepspeed` are free: they are added, or replace what is there. One value of a key that takes a list is a
+    list of one.
     """
     expanded = []
-    for text in map(_add_or_replace, overrides):
+    for text in map(_in_list, map(_add_or_replace, overrides)):
         match = _SOURCE_OVERRIDE.match(text)
         expanded.append("+data.sources={{{name}:{{{field}:{value}}}}}".format(**match.groupdict()) if match else text)
     return expanded
@@ -70,11 +73,37 @@ def _add_or_replace(text: str) -> str:
     return _FREE_KEY.sub(r"++\1", text)
 
 
+def _in_list(text: str) -> str:
+    """`data.sources.web.paths=/one/file` as `data.sources.web.paths=[/one/file]`."""
+    key, _, value = text.partition("=")
+    if not _takes_list(key.lstrip("+")) or not _parses(text):
+        return text
+    override = parse(text)
+    if override.is_delete() or override.is_sweep_override() or not _is_one(override.value()):
+        return text
+    return f"{key}=[{value}]"
+
+
+def _takes_list(key: str) -> bool:
+    match = _SOURCE_KEY.match(key)
+    declared = _source_fields().get(match["field"], "") if match else schema_fields().get(key, "")
+    return declared.startswith("list[")
+
+
+def _is_one(value: Any) -> bool:
+    return value is not None and not isinstance(value, list) and not (isinstance(value, str) and "${" in value)
+
+
+@functools.cache
+def _source_fields() -> Mapping[str, str]:
+    return {field.name: str(field.type) for field in dataclasses.fields(SourceConfig)}
+
+
 def parse(text: str) -> Override:
     """One override, parsed by Hydra's grammar.
 
     Raises:
-        ValueError: it does not follow the grammar; the message says how.
+        ValueError: it does not follow the grammar; the message says how to write it.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -82,11 +111,45 @@ def parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        reason = str(error).splitlines()[1:2] or [str(error)]
-        raise ValueError(
-            f"{text}: not an override ({reason[0].strip()}). Write group=option or key=value; quote what has "
-            f"spaces or brackets, as in 'track=[console,jsonl]'."
-        ) from None
+        reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        remedy = "Write group=option or key=value."
+        if "=" in text:
+            remedy = f"Write it with quotes: {quoted(text)}" if quoted(text) else _WITH_BRACKETS
+        raise ValueError(f"{text}: not an override ({reason}). {remedy}") from None
+
+
+_WITH_BRACKETS = "Close every bracket and quote, and quote the whole for the shell, as in 'track=[console,jsonl]'."
+
+
+def quoted(text: str) -> str | None:
+    """An override as it must be typed in a shell so that Hydra takes its value as text; None where that is unclear.
+
+    In a list each entry is quoted that needs it.
+    """
+    key, _, value = text.partition("=")
+    if value.startswith("[") and value.endswith("]"):
+        entries = [entry.strip() for entry in value[1:-1].split(",")]
+        value = f"[{','.join(entry if _parses(f'{key}={entry}') else _in_quotes(entry) for entry in entries)}]"
+    elif not value.startswith(("[", "{", "'", '"')):
+        value = _in_quotes(value)
+    return shlex.quote(f"{key}={value}") if _parses(f"{key}={value}") else None
+
+
+def _in_quotes(value: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(value, Quote.double).with_quotes()
+
+
+def _parses(text: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def judge(overrides: Sequence[str], *, options: Mapping[str, Sequence[str]]) -> list[str]:
@@ -113,7 +176,10 @@ def judge(overrides: Sequence[str], *, options: Mapping[str, Sequence[str]]) -> 
 def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str | None:
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override():
-        return f"{text}: several values are a sweep. Add -m to run one job for each, or quote a value with commas."
+        one = f"one value with commas is {quoted(text)}"
+        if _takes_list(key):
+            one = f"a list is {shlex.quote(f'{key}=[' + text.partition('=')[2] + ']')}"
+        return f"{text}: several values are a sweep. Add -m to run one job for each; {one}."
     if (
         key.split(".")[0] == "hydra"
         or key.startswith("engine.deepspeed.")
@@ -127,7 +193,7 @@ def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str 
         return _judge_option(key, override.value(), options)
     match = _SOURCE_KEY.match(key)
     if match:
-        fields = {field.name: str(field.type) for field in dataclasses.fields(SourceConfig)}
+        fields = _source_fields()
         if match["field"] not in fields:
             return f"{text}: a source has no {match['field']}.{did_you_mean(match['field'], fields)}"
         return _judge_value(SourceConfig, match["field"], override.value(), text, fields[match["field"]])
@@ -167,6 +233,8 @@ def _judge_value(root: type, key: str, value: Any, text: str, declared: str) -> 
         return None  # an interpolation: known only once everything is composed
     if declared not in ("bool", "int", "float", "str") and "|" not in declared and "[" not in declared:
         return f"{text}: {key} is a section; set its keys, as {key}.KEY=VALUE."
+    if declared.startswith("list[") and _is_one(value):
+        value = [value]
     strict_bool = declared == "bool" and not isinstance(value, bool)
     try:
         OmegaConf.update(OmegaConf.structured(root), key, value, merge=True)

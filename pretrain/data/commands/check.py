@@ -10,6 +10,7 @@ python -m pretrain.data check data=mine data.prepared_dir=/data/tokens
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,9 @@ def _folder_of(config: RunConfig, overrides: list[str]) -> Path | str:
         name = fingerprint(config, files=find_text(config.data), tokenizer=given)
         directory = Path(config.run.dir) / "prepared" / name
     if not is_prepared(directory):
-        raise DataError(f"{directory} is not prepared yet. Run: python -m pretrain.data prepare {' '.join(overrides)}")
+        raise DataError(
+            f"{directory} is not prepared yet. Run: python -m pretrain.data prepare {shlex.join(overrides)}"
+        )
     check_matches(read_manifest(directory), config, directory=directory, given=given)
     check_text(config, directory=directory)
     return directory

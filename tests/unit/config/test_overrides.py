@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from pretrain.config.load import compose, config_folder
 from pretrain.config.nearest import nearest
-from pretrain.config.overrides import expand_sources, group_options, judge, schema_fields
+from pretrain.config.overrides import expand, group_options, judge, parse, quoted, schema_fields
 from pretrain.errors import ConfigError
 
 CASES = [
@@ -32,7 +34,9 @@ CASES = [
     ("experiment=[demo", "not an override"),
     ("demo", "not an override"),
     ("data.sources.web.wieght=1", "Did you mean weight"),
-    ("data.sources.web.paths=text.jsonl", "paths takes list[str]"),
+    ("data.sources.web.paths=a.jsonl,b.jsonl", "a list is 'data.sources.web.paths=[a.jsonl,b.jsonl]'"),
+    ("run.name=a,b", "one value with commas is 'run.name=\"a,b\"'"),
+    ("checkpoint.early=soon", "early takes list[int]"),
 ]
 
 
@@ -75,11 +79,69 @@ def test_what_hydra_alone_finds_is_a_config_error_too() -> None:
 
 
 def test_only_overrides_of_source_fields_are_rewritten() -> None:
-    assert expand_sources(["data.sources.a.paths=[x=1]", "data=files", "~data.sources.b"]) == [
+    assert expand(["data.sources.a.paths=[x=1]", "data=files", "~data.sources.b"]) == [
         "+data.sources={a:{paths:[x=1]}}",
         "data=files",
         "~data.sources.b",
     ]
+
+
+VALUES = [
+    "/a=b",
+    "/a#b",
+    "/data (old)/x",
+    "~/tokens",
+    "/données/ü",
+    "it's",
+    'a "b" c',
+    "a;b&c|d<e>f`g!h^",
+    "$(x)",
+    "a\\",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_the_hint_is_the_users_own_value_as_shell_and_hydra_take_it(value: str) -> None:
+    text = f"data.prepared_dir={value}"
+    hint = quoted(text)
+    assert hint is not None
+    (typed,) = shlex.split(hint)
+    assert parse(typed).value() == value and compose([typed, "experiment=demo"]).data.prepared_dir == value
+    if judge([text], options=group_options([config_folder()])):
+        with pytest.raises(ValueError) as refused:
+            parse(text)
+        assert str(refused.value).endswith(f"Write it with quotes: {hint}")
+
+
+def test_in_a_list_the_entries_that_need_it_are_quoted() -> None:
+    hint = quoted("data.sources.web.paths=[/données/*.gz,b.jsonl,a=b]")
+    assert hint == """'data.sources.web.paths=["/données/*.gz",b.jsonl,"a=b"]'"""
+    assert parse(shlex.split(hint)[0]).value() == ["/données/*.gz", "b.jsonl", "a=b"]
+    assert quoted("track=[console") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        ("data.token_chunks=/one/file", "data.token_chunks", ["/one/file"]),
+        ("probe.references='runs/a b'", "probe.references", ["runs/a b"]),
+        ("probe.task_paths=[a,b]", "probe.task_paths", ["a", "b"]),
+        ("checkpoint.early=7", "checkpoint.early", [7]),
+        ("schedule.step_shares=0.5", "schedule.step_shares", [0.5]),
+        ("tokenizer.accept_loss=tabs", "tokenizer.accept_loss", ["tabs"]),
+        ("track.wandb.tags=mine", "track.wandb.tags", ["mine"]),
+    ],
+)
+def test_one_value_of_a_list_is_a_list_of_one(override: str, key: str, expected: list[object]) -> None:
+    value = compose(["experiment=demo", override])
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == expected
+
+
+def test_one_path_of_a_source_is_a_list_of_one() -> None:
+    sources = compose(["data.sources.web.paths=/one/file", "data.sources.code.paths=[a,b]"]).data.sources
+    assert sources["web"].paths == ["/one/file"] and sources["code"].paths == ["a", "b"]
 
 
 def test_every_key_is_nearest_to_itself() -> None:
