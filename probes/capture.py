@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pretrain.errors import ProbeError
@@ -45,6 +45,22 @@ class Encoder(Protocol):
     def whole(self, text: str) -> list[int]:
         """A text as one."""
         ...
+
+
+@dataclass(slots=True)
+class Captured:
+    """What becomes of a task's items.
+
+    Attributes:
+        requests: by item and number, in the order of the task's instances (those for PPL mode after the others of
+            their item).
+        left_out: a sentence for each item that cannot be scored.
+        without_reference: a sentence for each item whose answer the model writes, but whose reference cannot be scored.
+    """
+
+    requests: list[Request] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    without_reference: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -85,10 +101,11 @@ class HarnessTask:
             return "generate_until" if self.is_generative else own
         return "multiple_choice" if any(instance.idx for instance in self.task.instances) else "loglikelihood"
 
-    def facts(self, requests: Sequence[Request]) -> TaskFacts:
-        """What measurements say of the task, given its requests."""
-        items = {request.item for request in requests}
-        with_gold = {request.item for request in requests if request.is_gold}
+    def facts(self, captured: Captured, *, max_length: int) -> TaskFacts:
+        """What measurements say of the task, given its requests and the longest model input in tokens."""
+        items = {instance.doc_id for instance in self.task.instances}
+        with_gold = {request.item for request in captured.requests if request.is_gold}
+        cut = {one.item for one in captured.requests if len(one.context) + len(one.continuation) > max_length + 1}
         output_type, generated = self.output_type, self.is_generative
         known = output_type == "multiple_choice" and not _judges_itself(self.task)
         return TaskFacts(
@@ -99,6 +116,9 @@ class HarnessTask:
             output_type=output_type,
             not_computed=", ".join(self.task.aggregation()) if generated and not self.generate else "",
             num_without_gold=len(items - with_gold) if known else 0,
+            num_without_reference=len(captured.without_reference),
+            num_left_out=len(captured.left_out),
+            num_cut=len(cut),
             line=self.line or self.name,
         )
 
@@ -113,9 +133,7 @@ def by_item(instances: Sequence[Any]) -> dict[int, list[Any]]:
     return items
 
 
-def task_requests(
-    task: HarnessTask, index: int, encoder: Encoder, *, max_length: int
-) -> tuple[list[Request], list[str]]:
+def task_requests(task: HarnessTask, index: int, encoder: Encoder, *, max_length: int) -> Captured:
     """Requests of one task; items that cannot be scored are taken out of the task's instances.
 
     Args:
@@ -124,56 +142,62 @@ def task_requests(
         encoder: gives the tokens.
         max_length: longest model input in tokens.
 
-    Returns:
-        The requests by item and number, in the order that `task.task.instances` then has (those for PPL mode
-        after the others of their item), and a sentence for each item left out.
-
     Raises:
         ProbeError: no item is left, or none has a right answer.
     """
-    requests: list[Request] = []
-    skipped: list[str] = []
+    captured = Captured()
     kept: list[Any] = []
     for item, instances in by_item(task.task.instances).items():
         made = _item_requests(task, (index, item), instances, encoder, max_length)
         if isinstance(made, str):
-            skipped.append(f"{task.name}, item {item}: {made}")
+            captured.left_out.append(f"{task.name}, item {item}: {made}")
             continue
-        requests.extend(made)
+        requests, problem = made
+        if problem:
+            captured.without_reference.append(f"{task.name}, item {item}, only its reference answer: {problem}")
+        captured.requests.extend(requests)
         kept.extend(instances)
     if not kept:
         raise ProbeError(
             f"Task {task.name} has no item that can be scored with sequences of {max_length} tokens; "
-            f"the first reason: {skipped[0]}. Remove it from the suite."
+            f"the first reason: {captured.left_out[0]}. Remove it from the suite."
         )
-    facts = task.facts(requests)
+    task.task._instances = kept
+    facts = task.facts(captured, max_length=max_length)
     if facts.num_without_gold == facts.num_items:
         raise ProbeError(
             f"None of the {facts.num_items} items of task {task.name} has its right answer among its choices: the "
             f"labels of this split may be hidden. Use a split that has them, or remove the task from the suite."
         )
-    task.task._instances = kept
-    return requests, skipped
+    return captured
 
 
 def _item_requests(
     task: HarnessTask, place: tuple[int, int], instances: Sequence[Any], encoder: Encoder, max_length: int
-) -> list[Request] | str:
-    """Requests that answer those of lm-eval for an item, or why it cannot be scored."""
+) -> tuple[list[Request], str] | str:
+    """Requests that answer those of lm-eval for an item, or why it cannot be scored.
+
+    An item whose answer the model writes needs no reference answer: beside the requests is why it has none.
+    """
     if all(instance.request_type == "loglikelihood" for instance in instances):
-        return _answers(task, place, instances, encoder, max_length)
+        answers = _answers(task, place, instances, encoder, max_length)
+        return answers if isinstance(answers, str) else (answers, "")
     kinds: dict[str, Callable[..., list[Request] | str]] = {
         "loglikelihood": _extra_answer,
         "loglikelihood_rolling": _windows,
         "generate_until": _gold_answer,
     }
     requests: list[Request] = []
+    problem = ""
     for number, instance in enumerate(instances):
         made = kinds[instance.request_type](task, (*place, number), instance, encoder, max_length)
-        if isinstance(made, str):
+        if not isinstance(made, str):
+            requests.extend(made)
+        elif task.generate and instance.request_type == "generate_until":
+            problem = made
+        else:
             return made
-        requests.extend(made)
-    return requests
+    return requests, problem
 
 
 def _answers(
@@ -232,7 +256,12 @@ def _gold_answer(
     task: HarnessTask, place: tuple[int, int, int], instance: Any, encoder: Encoder, max_length: int
 ) -> list[Request] | str:
     """The gold answer after the prompt that a model would continue."""
-    gold = gold_continuation(task.task, instance.doc)
+    try:
+        gold = gold_continuation(task.task, instance.doc)
+    except ProbeError:
+        if not task.generate:
+            raise
+        gold = ""
     if not gold.strip():
         return "its gold answer is missing or empty"
     pair = encoder.pair(instance.args[0], gold)

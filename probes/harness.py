@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from pretrain.errors import ProbeError
-from probes.capture import Encoder, HarnessTask, describe_task, task_requests
+from probes.capture import HarnessTask, by_item, describe_task, task_requests
 from probes.encode import build_encoder, generation_limits
 from probes.execute import with_programs
 from probes.finder import TaskFinder, quiet
-from probes.generate import truncated
 from probes.groups import TaskGroup, groups_of_line
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import all_missing, task_metrics
 from probes.metrics import Found, answer_starts
 from probes.plan import RequestTable
+from probes.prompts import texts_wanted, with_prompts
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.suite import Suite, TaskSpec
 from probes.task_data import Building, data_from_folder, need_examples
@@ -64,7 +64,8 @@ class Harness:
         """Tokenised requests of all tasks, as lm-eval's HFLM would tokenise them.
 
         Items that HFLM refuses with an assertion (a continuation that is empty or longer than `max_length`
-        tokens) are left out and named. Control tokens spelt out in an item (`<s>`) are text here.
+        tokens) are left out and named; where the model writes the answer, only the reference is. Control tokens spelt
+        out in an item (`<s>`) are text here.
 
         Args:
             tokenizer: the run's tokenizer.
@@ -83,13 +84,21 @@ class Harness:
         digest = hashlib.sha256()
         with cached_templates(), _preserved_random_state():
             for index, task in enumerate(self.tasks):
-                captured, left_out = task_requests(task, index, encoder, max_length=max_length)
-                requests.extend(captured)
-                skipped.extend(left_out)
-                facts.append(task.facts(captured))
-                tasks.append(_with_prompts(store_task(task.task, task.name), task, encoder, max_length))
+                captured = task_requests(task, index, encoder, max_length=max_length)
+                requests += captured.requests
+                skipped += [*captured.left_out, *captured.without_reference]
+                stored_task, num_cut = with_prompts(store_task(task.task, task.name), task, encoder, max_length)
+                tasks.append(stored_task)
+                facts.append(
+                    dataclasses.replace(task.facts(captured, max_length=max_length), num_cut_to_generate=num_cut)
+                )
                 digest.update(describe_task(task).encode())
                 digest.update(tasks[-1].definition.encode())
+        if not requests:
+            raise ProbeError(
+                f"Suite {self.suite} has no answer whose likelihood can be scored; the first reason: {skipped[0]}. "
+                f"Add a task with shorter reference answers, or use a longer context than {max_length} tokens."
+            )
         stored = StoredSuite(self.suite, self._specs, self._limit, tuple(tasks), self._groups)
         return SuiteRequests(self.suite, facts, requests, skipped, digest.hexdigest(), stored)
 
@@ -110,7 +119,7 @@ class Harness:
             ProbeError: not one answer for each of lm-eval's requests.
         """
         requests, starts = answer_starts(table)
-        instances = [instance for task in self.tasks for instance in task.task.instances]
+        instances = self._answered_by(table, requests[starts])
         if not (len(log_likelihood_R) == len(is_greedy_R) == len(table.task_R) and len(starts) == len(instances)):
             raise ProbeError(
                 f"{len(log_likelihood_R)} answers to the {len(table.task_R)} requests of a plan, which stand for "
@@ -129,6 +138,18 @@ class Harness:
                     found.extend(task_metrics(task.task, index))
         return found
 
+    def _answered_by(self, table: RequestTable, requests: np.ndarray) -> list[Any]:
+        """lm-eval's requests that a plan answers, in its order: all but texts whose reference cannot be scored."""
+        columns = (table.task_R[requests], table.item_R[requests], table.choice_R[requests])
+        places = set(zip(*(column.tolist() for column in columns), strict=True))
+        return [
+            instance
+            for index, task in enumerate(self.tasks)
+            for item, members in by_item(task.task.instances).items()
+            for number, instance in enumerate(members)
+            if instance.request_type != "generate_until" or (index, item, number) in places
+        ]
+
     def generated_metrics(self, texts: Mapping[int, Sequence[str]]) -> list[Found]:
         """lm-eval's own metrics of answers that the model wrote; programs among them are run.
 
@@ -144,7 +165,7 @@ class Harness:
                 task = self.tasks[index].task
 
                 def metrics(task: Any = task, index: int = index, answers: Sequence[str] = answers) -> Any:
-                    for instance, text in zip(_to_generate(task), answers, strict=True):
+                    for instance, text in zip(texts_wanted(task), answers, strict=True):
                         instance.resps = [text] * (instance.repeats or 1)
                         instance.filtered_resps = {}
                     return list(task_metrics(task, index))
@@ -345,34 +366,6 @@ def _refuse_programs(task: Any, spec: TaskSpec, *, allowed: bool) -> None:
             f"with this user's rights and network. Set probe.allow_code_execution=true where that is acceptable, or "
             f"generate: false in the suite, which scores the given programs instead."
         )
-
-
-def _with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_length: int) -> StoredTask:
-    """The same with what to generate from, where the suite asks for that."""
-    if not task.generate:
-        return stored
-    if not task.is_generative:
-        raise ProbeError(
-            f"Task {task.name} asks for no text that the model would write, but the suite asks for generate: true. "
-            f"Remove generate from the suite's entry."
-        )
-    contexts, kwargs = zip(*(instance.args for instance in _to_generate(task.task)), strict=True)
-    if any(other != kwargs[0] for other in kwargs):
-        raise ProbeError(
-            f"Task {task.name} ends its answers by other rules from item to item (generation_kwargs), which is not "
-            f"supported. Set generate: false in the suite, which scores the given answers."
-        )
-    until, max_new_tokens = generation_limits(kwargs[0], name=task.name)
-    room = {"max_length": max_length, "max_new_tokens": max_new_tokens}
-    prompts = [truncated(encoder.whole(context), **room, name=task.name) for context in contexts]
-    if not all(prompts):
-        raise ProbeError(f"Task {task.name} has an empty prompt, after which nothing can be generated. Set add_bos.")
-    return dataclasses.replace(stored, prompts=prompts, until=until, max_new_tokens=max_new_tokens)
-
-
-def _to_generate(task: Any) -> list[Any]:
-    """lm-eval's requests for a text that the model writes."""
-    return [instance for instance in task.instances if instance.request_type == "generate_until"]
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ class Plan:
         rows: what the scorer gets.
         table: what each request belongs to.
         stats: sizes, see `probes.pack.Packing.stats`.
-        skipped: a sentence for each item left out.
+        skipped: a sentence for each item, or reference answer alone, that is left out.
         stored: what metrics need of the items: see `probes.harness.restore_harness`.
         tokenizer: fingerprint of the tokenizer.
         settings: how it was packed.

@@ -94,6 +94,11 @@ class TaskFacts:
         not_computed: lm-eval's metrics that would need generated text, by name and with commas; often none.
         num_without_gold: items whose right answer is not among their choices: wrong for lm-eval, and without
             continuous metrics.
+        num_without_reference: items whose answer the model writes, but whose reference answer cannot be scored:
+            without continuous metrics.
+        num_left_out: items that cannot be scored at all, beside those of `num_items`.
+        num_cut: items with a prompt that loses its beginning, because with its answer it exceeds the context.
+        num_cut_to_generate: prompts that lose their beginning so that the context has room for the answer.
         line: what the suite's line asks for: the task itself, or the group or tag it belongs to.
     """
 
@@ -104,6 +109,10 @@ class TaskFacts:
     output_type: str = "multiple_choice"
     not_computed: str = ""
     num_without_gold: int = 0
+    num_without_reference: int = 0
+    num_left_out: int = 0
+    num_cut: int = 0
+    num_cut_to_generate: int = 0
     line: str = ""
 
 
@@ -115,7 +124,7 @@ class SuiteRequests:
         suite: name of the suite.
         tasks: tasks in the suite's order (groups expanded).
         requests: ordered by task, item, choice; requests of one item are neighbours.
-        skipped: a sentence for each item left out, with task, item and reason.
+        skipped: a sentence for each item, or reference answer alone, that is left out, with task, item and reason.
         content_digest: hash of task definitions, items and prompt texts.
         stored: what metrics need of the items.
     """

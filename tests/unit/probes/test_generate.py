@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.base import GenerationRequest
@@ -17,14 +18,16 @@ from probes.generate import cut, decode, generate_texts
 from probes.harness import load_harness, restore_harness
 from probes.hook import ProbeHook
 from probes.plan import Plan, PlanSettings, compile_plan
+from probes.score import CheckpointFacts, gather_answers, measure
 from probes.store import load_measurements
 from probes.suite import Suite, TaskSpec
-from tests.support.hf_scorer import hf_tokenizer, tiny_llama
-from tests.unit.probes.conftest import sentence, write_task
+from tests.support.hf_scorer import HuggingFaceScorer, hf_tokenizer, tiny_llama
+from tests.unit.probes.conftest import MULTIPLE_CHOICE, sentence, write_task
 from tests.unit.probes.test_harness import hflm, lm_eval_tasks
 from tests.unit.probes.test_hook import make_run, save_at
 from tests.unit.probes.test_tiers import tiered
 
+FACTS = CheckpointFacts(run="r", step=3, tokens=30, flops=9.0, config_hash="c")
 CONTEXT = 48
 NEW_TOKENS = 24
 
@@ -113,6 +116,58 @@ def test_texts_and_scores_equal_those_of_lm_eval_with_the_same_model(
     assert {names[task]: value.value for task, value in found.items()} == wanted
     again = restore_harness(stored, task_paths=[folder]).generated_metrics(generated.texts)
     assert again == list(found.values())
+
+
+def test_answers_are_written_for_items_whose_reference_cannot_be_scored(
+    folder: Path, tmp_path_factory: Any, tokenizer: Tokenizer, monkeypatch: Any
+):
+    from lm_eval import evaluator
+
+    rnd = random.Random(6)
+    answers = [" ".join([sentence(rnd)] * 12), "", *(sentence(rnd, 1, 2) for _ in range(18))]  # far too long; none
+    items = [{"question": sentence(rnd, 2, 5), "answer": answer} for answer in answers]
+    definition = yaml.safe_load((folder / "g_lines.yaml").read_text())
+    for key in ("task", "dataset_path", "dataset_kwargs", "validation_split"):
+        del definition[key]
+    write_task(folder, "g_long", items, definition)
+    write_task(folder, "g_choice", [{"question": "the cat", "choices": ["dog", "house"], "gold": 1}] * 3,
+               {**MULTIPLE_CHOICE, "doc_to_text": "{{question}}"})  # fmt: skip
+    suite = Suite("g", (*suite_of("g_long").tasks, TaskSpec(task="g_choice", domain="d")))
+    harness = load_harness(suite, task_paths=[folder])
+    captured = harness.capture(tokenizer, add_bos=True, max_length=CONTEXT)
+    facts = captured.tasks[0]
+    assert (facts.num_items, facts.num_without_reference, facts.num_left_out) == (20, 2, 0)
+    assert [text.split(":")[0] for text in captured.skipped] == [
+        f"g_long, item {item}, only its reference answer" for item in (0, 1)
+    ]
+    plan = compile_plan(captured, tokenizer, PlanSettings(max_length=CONTEXT, add_bos=True))
+    plan.save(folder / "plan")
+    plan = Plan.load(folder / "plan")
+    assert len(plan.stored.tasks[0].prompts) == 20
+    model = hflm(Path(tokenizer.name), add_bos=True, vocab_size=tokenizer.vocab_size, max_length=CONTEXT)
+    generated = generate_texts(plan.stored, tokenizer, PlainGenerator(model.model))
+    scored = gather_answers(plan, HuggingFaceScorer(model.model).score(plan.rows))
+    for used in (harness, restore_harness(plan.stored, task_paths=[folder])):
+        rows = measure(plan, scored, used, FACTS, seconds=1.0, texts=generated.texts)
+        found = {(row.task, row.metric): row for row in rows}
+        assert found["g_long", "exact_match"].num_items == 20
+        assert found["g_long", "gold_bpb"].num_items == 18
+        assert found["g_choice", "acc"].num_items == 3
+    manager = lm_eval_tasks(folder, tmp_path_factory.mktemp("copies"))
+    theirs = evaluator.simple_evaluate(model, tasks=["g_long", "g_choice"], task_manager=manager, bootstrap_iters=0)
+    assert found["g_long", "exact_match"].value == theirs["results"]["g_long"]["exact_match,none"]
+    assert found["g_choice", "acc"].value == theirs["results"]["g_choice"]["acc,none"]
+
+
+def test_a_suite_whose_references_are_all_too_long_is_refused_with_the_reason(folder: Path, tokenizer: Tokenizer):
+    items = [{"question": "the cat", "answer": "dog " * 200}] * 2
+    definition = yaml.safe_load((folder / "g_lines.yaml").read_text())
+    for key in ("task", "dataset_path", "dataset_kwargs", "validation_split"):
+        del definition[key]
+    write_task(folder, "g_long", items, definition)
+    harness = load_harness(suite_of("g_long"), task_paths=[folder])
+    with pytest.raises(ProbeError, match="Suite g has no answer whose likelihood can be scored.*limit is 48.*longer"):
+        harness.capture(tokenizer, add_bos=True, max_length=CONTEXT)
 
 
 def test_right_answers_score_and_stop_strings_end_the_work_early(folder: Path, tokenizer: Tokenizer):
