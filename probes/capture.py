@@ -287,7 +287,13 @@ def gold_continuation(task: Any, doc: Any) -> str:
         return str(gold)
     gold = task.doc_to_target(doc)
     if task.config.doc_to_choice is not None and isinstance(gold, int):
-        gold = task.doc_to_choice(doc)[gold]
+        choices = task.doc_to_choice(doc)
+        if not -len(choices) <= gold < len(choices):
+            raise ProbeError(
+                f"Task {task.task_name}: an item's answer has the index {gold}, but it has {len(choices)} choices, "
+                f"numbered from 0 to {len(choices) - 1}. Correct the item or doc_to_target: {doc}"
+            )
+        gold = choices[gold]
     if isinstance(gold, (list, tuple)):
         gold = next(iter(gold), None)
     if gold is None or not str(gold).strip():

@@ -17,16 +17,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
 from probes.execute import code_eval
-from probes.suite import TaskSpec
-from probes.task_data import DataSource, data_from
+from probes.load_errors import load_error
+from probes.local_data import FILE_BUILDERS
+from probes.suite import TaskSpec, yaml_problem
+from probes.task_data import Building, DataSource, data_from
 
 BUNDLED_TASKS = Path(__file__).parent / "tasks"
-
-_FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
-"""Values of `dataset_path` with which `datasets` reads local files."""
 
 
 class Loaded(NamedTuple):
@@ -65,6 +66,7 @@ class TaskFinder:
                 )
         folders = [BUNDLED_TASKS, *reversed([Path(path) for path in task_paths])]  # lm-eval: the last one wins
         self._local = TaskManager(include_path=folders, include_defaults=False)
+        self._folders = folders
         self._source = source
 
     def load(self, spec: TaskSpec) -> Loaded:
@@ -73,36 +75,80 @@ class TaskFinder:
         Raises:
             ProbeError: an unknown task, or one that cannot be built.
         """
+        self._refuse_unread(spec.task)
         manager, entry = self._find(spec.task)
         if entry is None:
             known = [*self._local.all_subtasks, *manager.all_tasks]
             raise ProbeError(
                 f"Task {spec.task!r} (domain {spec.domain}) is unknown.{did_you_mean(spec.task, known)} Tasks are "
                 f"looked up in probe.task_paths, among the bundled ones in {BUNDLED_TASKS}, and in lm-eval's own."
+                + "".join(f" {problem}." for problem in self._unread.values())
             )
+        if manager is self._local:
+            self._complete(spec.task, entry)
+        asked: list[Building] = []
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="fineline-tasks-") as cache,
                 quiet(),
-                data_from(self._source),
+                data_from(self._source) as asked,
+                _definitions_filled(cache),
                 _no_programs_run(),
             ):
-                wanted: Any = spec.task
-                if entry.kind.name == "TASK":
-                    wanted = _task_config(entry.yaml_path, cache)
-                elif manager is self._local and spec.task not in manager.task_index:
-                    wanted = str(entry.yaml_path)
+                wanted = spec.task if spec.task in manager.task_index else str(entry.yaml_path)
                 found = manager.load([wanted])
                 return Loaded(list(found["tasks"].values()), list(found["groups"].values()))
         except ProbeError:
             raise
         except Exception as error:  # noqa: BLE001 (task files hold other people's code: it may raise anything)
-            raise ProbeError(
-                f"Task {spec.task} of {entry.yaml_path} cannot be loaded: {type(error).__name__}: {error}. "
-                f"Data sets must be on this machine already: fetch them with `python -m probes prefetch` where there "
-                f"is a network and set probe.data_dir, or set HF_DATASETS_OFFLINE=0 and HF_HUB_OFFLINE=0 to let "
-                f"lm-eval download them."
-            ) from error
+            raise load_error(spec.task, entry.yaml_path, error, asked[0] if asked else None) from error
+
+    def _refuse_unread(self, name: str) -> None:
+        """Refuses a name whose file in `task_paths` cannot be read: another task of the name may not stand in for it.
+
+        Raises:
+            ProbeError: names the file and the line.
+        """
+        for path, problem in self._unread.items():
+            if name == path.stem or name.encode() in _NAME_LINE.findall(path.read_bytes()):
+                raise ProbeError(f"Task {name} cannot be loaded: {problem}. Correct that file.")
+
+    def _complete(self, group: str, entry: Any) -> None:
+        """Looks up what a group of ours lists beyond our own tasks; lm-eval would take such names for definitions.
+
+        Raises:
+            ProbeError: a name that is unknown.
+        """
+        index = self._local.task_index
+        for name in _members((entry.cfg or {}).get("task")) if entry.kind.name == "GROUP" else ():
+            if name not in index:
+                self._refuse_unread(name)
+                found = _builtin_task(name) or _builtin_manager().task_index.get(name)
+                if found is None:
+                    known = did_you_mean(name, self._local.all_subtasks)
+                    raise ProbeError(
+                        f"Group {group} names the task {name!r}, which is unknown.{known} Correct {entry.yaml_path}."
+                    )
+                index[name] = found
+            self._complete(name, index[name])
+
+    @functools.cached_property
+    def _unread(self) -> dict[Path, str]:
+        """What is wrong with the files in `task_paths` that lm-eval's index passes over in silence."""
+        from lm_eval.tasks._index import TaskIndex
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        indexed = {entry.yaml_path for entry in self._local.task_index.values()}
+        found = {}
+        for path in (path for folder in self._folders for path in TaskIndex._iter_yaml_files(folder)):
+            try:
+                if path not in indexed:
+                    load_yaml(path, resolve_func=False)
+            except yaml.YAMLError as error:
+                found[path] = yaml_problem(error)
+            except (OSError, ValueError, TypeError, AttributeError) as error:  # an include is missing, or no mapping
+                found[path] = f"{path} cannot be read: {type(error).__name__}: {error}"
+        return found
 
     def _find(self, name: str) -> tuple[Any, Any]:
         """Where a name is defined, and by which index it is built; None if nowhere."""
@@ -115,6 +161,9 @@ class TaskFinder:
 
 
 _TASK_LINE = re.compile(rb"""^["']?task["']?[ ]*:[ ]*["']?([^"'#\n\[\]]+?)["']?[ ]*(?:#.*)?\r?$""", re.MULTILINE)
+
+
+_NAME_LINE = re.compile(_TASK_LINE.pattern.replace(b"task", b"(?:task|group)"), re.MULTILINE)
 
 
 def _builtin_task(name: str) -> Any:
@@ -201,21 +250,46 @@ class _CodeEval:
         return code_eval(references, predictions, k), {}
 
 
-def _task_config(path: Path, cache: str) -> dict[str, Any]:
-    """A task's YAML with `${TASK_DIR}` filled in; local files are read into memory and leave no cache behind."""
-    from lm_eval.tasks._yaml_loader import load_yaml
+@contextlib.contextmanager
+def _definitions_filled(cache: str) -> Iterator[None]:
+    """Fills `${TASK_DIR}` in definitions; local files are read into memory and leave nothing behind but in `cache`."""
+    from lm_eval.tasks._factory import TaskFactory
 
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.replace("${TASK_DIR}", str(path.parent.resolve()))
-        if isinstance(value, dict):
-            return {key: fill(inner) for key, inner in value.items()}
-        return [fill(inner) for inner in value] if isinstance(value, list) else value
+    original = TaskFactory._load_full_config
 
-    config: dict[str, Any] = fill(load_yaml(path))
-    if config.get("dataset_path") in _FILE_BUILDERS:
-        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": cache, "keep_in_memory": True}
-    return config
+    def load(factory: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
+        config: dict[str, Any] = original(factory, entry, overrides)
+        if entry.yaml_path is not None:
+            config = _filled(config, str(Path(entry.yaml_path).parent.resolve()))
+        if config.get("dataset_path") in FILE_BUILDERS:
+            given = config.get("dataset_kwargs") or {}
+            config["dataset_kwargs"] = {**given, "cache_dir": cache, "keep_in_memory": True}
+        return config
+
+    TaskFactory._load_full_config = load
+    try:
+        yield
+    finally:
+        TaskFactory._load_full_config = original
+
+
+def _filled(value: Any, folder: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("${TASK_DIR}", folder)
+    if isinstance(value, dict):
+        return {key: _filled(inner, folder) for key, inner in value.items()}
+    return [_filled(inner, folder) for inner in value] if isinstance(value, list) else value
+
+
+def _members(listed: Any) -> Iterator[str]:
+    """Names of what a group lists, without the tasks that it defines itself."""
+    for item in listed if isinstance(listed, list) else []:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict) and isinstance(item.get("task"), list):
+            yield from _members(item["task"])
+        elif isinstance(item, dict) and not {"dataset_path", "custom_dataset"} & set(item):
+            yield str(item.get("task") or item.get("group"))
 
 
 @contextlib.contextmanager

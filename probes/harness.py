@@ -21,24 +21,24 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.capture import HarnessTask, by_item, describe_task, task_requests
-from probes.encode import build_encoder, generation_limits
+from probes.encode import build_encoder
 from probes.execute import with_programs
 from probes.finder import TaskFinder, quiet
 from probes.groups import TaskGroup, groups_of_line
 from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
 from probes.lm_eval_metrics import all_missing, task_metrics
+from probes.load_errors import prompt_problem
 from probes.metrics import Found, answer_starts
 from probes.plan import RequestTable
 from probes.prompts import texts_wanted, with_prompts
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
+from probes.scorable import refuse, refuse_programs
 from probes.suite import Suite, TaskSpec
 from probes.task_data import Building, data_from_folder, need_examples
 from probes.templates import cached_templates, remember_templates
 
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for drawing few-shot examples."""
-
-_SCORED = ("loglikelihood", "multiple_choice", "loglikelihood_rolling", "generate_until")
 
 
 class Harness:
@@ -213,7 +213,7 @@ def load_harness(
             groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
             for task in loaded:
                 need_examples(task, spec)
-                _refuse_programs(task, spec, allowed=allow_code_execution)
+                refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
                 name = str(task.task_name)
                 tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
@@ -255,7 +255,7 @@ def restore_harness(
             loaded, of_line = finder.load(spec)
             groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
             for task in loaded:
-                _refuse_programs(task, spec, allowed=allow_code_execution)
+                refuse_programs(task, spec, allowed=allow_code_execution)
                 name = str(task.task_name)
                 tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
     if [task.name for task in tasks] != [task.name for task in stored.tasks]:
@@ -298,7 +298,7 @@ def _stay_offline() -> None:
 
 def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int) -> None:
     """Sets shots as `lm_eval.simple_evaluate` does, refuses what we cannot score, builds the prompts."""
-    _refuse(task, spec)
+    refuse(task, spec)
     own = task.get_config("num_fewshot")
     if own == 0 and spec.num_fewshot:
         raise ProbeError(
@@ -314,9 +314,10 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int)
                 limit=min(limits, default=None), samples=_subset(task, spec, min(limits, default=None), num_siblings)
             )
     except Exception as error:  # noqa: BLE001 (templates and functions of task files may raise anything)
+        shots = int(task.get_config("num_fewshot") or 0)
         raise ProbeError(
-            f"Prompts of task {task.task_name} cannot be built with {spec.num_fewshot or own or 0} examples: "
-            f"{type(error).__name__}: {error}"
+            f"Prompts of task {task.task_name} cannot be built with {shots} examples: "
+            f"{prompt_problem(task, error, num_fewshot=shots)}"
         ) from error
     remember_templates(task)
 
@@ -329,43 +330,6 @@ def _subset(task: Any, spec: TaskSpec, limit: int | None, num_siblings: int) -> 
     wanted = -(-spec.sample // num_siblings)
     by_hash = sorted(range(total), key=lambda item: hashlib.sha256(f"{task.config.task}/{item}".encode()).digest())
     return sorted(by_hash[:wanted]) if wanted < total else None
-
-
-def _refuse(task: Any, spec: TaskSpec) -> None:
-    """Names what cannot be scored, or not as the suite asks."""
-    if task.OUTPUT_TYPE not in _SCORED or getattr(task, "MULTIMODAL", False):
-        kind = "images or sound" if getattr(task, "MULTIMODAL", False) else f"output_type {task.OUTPUT_TYPE}"
-        raise ProbeError(
-            f"Task {task.task_name} has {kind}, which cannot be scored at saves. Allowed are text tasks with "
-            f"output_type {', '.join(_SCORED)}; run this one with lm-eval on an exported checkpoint."
-        )
-    if spec.ppl and task.OUTPUT_TYPE != "multiple_choice":
-        raise ProbeError(
-            f"Task {task.task_name} has output_type {task.OUTPUT_TYPE}, but the suite asks for ppl: true, which "
-            f"chooses among answers (output_type multiple_choice). Remove ppl from the suite's entry."
-        )
-    if spec.generate and task.OUTPUT_TYPE != "generate_until":
-        raise ProbeError(
-            f"Task {task.task_name} has output_type {task.OUTPUT_TYPE}, but the suite asks for generate: true, which "
-            f"is for generate_until. Remove generate from the suite's entry."
-        )
-    if spec.generate:
-        generation_limits(task.config.generation_kwargs, name=str(task.task_name))
-    if spec.num_fewshot and task.OUTPUT_TYPE == "loglikelihood_rolling":
-        raise ProbeError(
-            f"Task {task.task_name} scores texts without a prompt, but the suite asks for num_fewshot: "
-            f"{spec.num_fewshot}. Remove num_fewshot from the suite's entry."
-        )
-
-
-def _refuse_programs(task: Any, spec: TaskSpec, *, allowed: bool) -> None:
-    """Programs written by a model are run only where the user has said so."""
-    if spec.generate and task.config.unsafe_code and not allowed:
-        raise ProbeError(
-            f"Task {task.task_name} runs the programs that the model writes: with limits of time and memory, but "
-            f"with this user's rights and network. Set probe.allow_code_execution=true where that is acceptable, or "
-            f"generate: false in the suite, which scores the given programs instead."
-        )
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO, cast
 
 from pretrain.errors import ProbeError
 
+FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""Values of a task's `dataset_path` with which `datasets` reads files that the task brings."""
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 DEFAULT_NAME = "default"
 """Folder of a data set whose task names no configuration of it."""
@@ -105,12 +107,7 @@ def read_split(path: Path) -> Any:
         if path.suffix.lower() == ".parquet":
             found = datasets.Dataset(datasets.table.InMemoryTable(pyarrow.parquet.read_table(path)))
         else:
-            with (
-                gzip.open(path, "rt", encoding="utf-8-sig")
-                if path.suffix.lower() == ".gz"
-                else path.open(encoding="utf-8-sig") as file
-            ):
-                rows = [json.loads(line) for line in file if line.strip()]
+            rows = _read_lines(path)
             columns = dict.fromkeys(key for row in rows for key in row)
             found = datasets.Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
     except (OSError, EOFError, ValueError, AttributeError, TypeError, pyarrow.ArrowException) as error:
@@ -118,3 +115,30 @@ def read_split(path: Path) -> Any:
     if not len(found):
         raise ProbeError(f"The data in {path} have no items. Get them anew.")
     return found
+
+
+def open_text(path: Path) -> TextIO:
+    """A file of text, gzip or plain; a byte order mark is passed over."""
+    if path.suffix.lower() == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines.
+
+    Raises:
+        ProbeError: a line is no JSON object; names it.
+    """
+    rows = []
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError as error:
+                raise ProbeError(f"{path}, line {number}, is not JSON: {error}. Correct the line.") from error
+            if row is not None and not isinstance(row, dict):
+                raise ProbeError(f"{path}, line {number}, is not a JSON object with an item's fields. Correct it.")
+            if row is not None:
+                rows.append(row)
+    return rows

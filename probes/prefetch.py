@@ -15,12 +15,9 @@ from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
 from probes.finder import TaskFinder
 from probes.items import is_class_task
-from probes.local_data import dataset_folder, find_splits
+from probes.local_data import FILE_BUILDERS, dataset_folder, find_splits
 from probes.suite import Suite
 from probes.task_data import Building, DataSource, answered, data_from_folder, fewshot_split, has_own_data
-
-_LOCAL = ("json", "csv", "parquet", "text", "arrow")
-"""Values of `dataset_path` that name a file format: such tasks bring their files, or their files' addresses."""
 
 
 def prefetch(
@@ -71,7 +68,7 @@ def _fetching(data_dir: Path, say: Callable[[str], None]) -> DataSource:
 
     def fetch_and_give(building: Building) -> None:
         path, name = building.data_set
-        if has_own_data(building) or not path or path in _LOCAL or Path(path).is_absolute():
+        if has_own_data(building) or not path or path in FILE_BUILDERS or Path(path).is_absolute():
             say(f"{building.name}: has data of its own")
             building.download()
             return

@@ -95,13 +95,23 @@ def load_suite(name_or_path: str | Path) -> Suite:
     path = _find(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        raise ProbeError(f"Suite {path} cannot be read: {yaml_problem(error, path)}. Correct that file.") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise ProbeError(f"Suite {path} cannot be read: {error}") from error
     problems: list[str] = []
     specs = _parse(content, problems)
     if problems:
         raise ProbeError(f"Suite {path} has {len(problems)} problem(s):\n" + "\n".join(f"- {p}" for p in problems))
     return Suite(path.stem, tuple(specs))
+
+
+def yaml_problem(error: yaml.YAMLError, path: Path | None = None) -> str:
+    """File, line and fault of YAML that cannot be read."""
+    mark = getattr(error, "problem_mark", None)
+    file = path if path is not None else getattr(mark, "name", "a file of the task")
+    where = f", line {mark.line + 1}, column {mark.column + 1}," if mark is not None else ""
+    return f"{file}{where} is not YAML: {getattr(error, 'problem', None) or error}"
 
 
 def _find(name_or_path: str | Path) -> Path:

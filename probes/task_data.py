@@ -43,15 +43,17 @@ class Building:
 
 
 @contextlib.contextmanager
-def data_from(source: DataSource) -> Iterator[None]:
+def data_from(source: DataSource) -> Iterator[list[Building]]:
     """Has tasks that are built meanwhile, those of groups too, ask `source` for their data.
 
-    A class may have a `download` of its own, so each task that is built gets ours, for as long as it is built.
+    Gives a list that holds the task that asked last, for as long as it is being built. A class may have a `download` of
+    its own, so each task that is built gets ours meanwhile.
     """
     from lm_eval.api.task import ConfigurableTask, Task
     from lm_eval.tasks._factory import TaskFactory
 
     names: list[str] = []
+    asked: list[Building] = []
 
     def asking(original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
@@ -60,11 +62,13 @@ def data_from(source: DataSource) -> Iterator[None]:
 
             def download(*given: Any, **named: Any) -> None:
                 name = getattr(getattr(task, "_config", None), "task", None) or names[-1]
-                source(Building(task, name, functools.partial(own, *given, **named)))
+                asked[:] = [Building(task, name, functools.partial(own, *given, **named))]
+                source(asked[0])
 
             task.download = download
             original(task, *arguments, **options)
             del task.download
+            asked.clear()
 
         return build
 
@@ -81,7 +85,7 @@ def data_from(source: DataSource) -> Iterator[None]:
         owner.__init__ = asking(original)
     TaskFactory._build_task = build_task
     try:
-        yield
+        yield asked
     finally:
         TaskFactory._build_task = original_build
         for owner, original in originals.items():

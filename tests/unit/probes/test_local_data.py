@@ -195,3 +195,10 @@ def test_every_task_is_found_where_lm_evals_index_has_it(lm_eval_tasks: Any) -> 
     assert {name.decode() for name in finder._task_lines()} == set(kinds)
     for name, paths in finder._task_lines().items():
         assert paths[0].resolve() == kinds[name.decode()].yaml_path.resolve()
+
+
+def test_a_group_of_ones_own_may_list_lm_evals_tasks(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("group: mine\ntask: [arc_challenge, mmlu_abstract_algebra]\n")
+    suite = Suite("s", (TaskSpec(task="mine", domain="d"),))
+    tasks = load_harness(suite, task_paths=[tmp_path], data_dir=data_dir).tasks
+    assert [task.name for task in tasks] == ["arc_challenge", "mmlu_abstract_algebra"]
