@@ -20,9 +20,12 @@ from pretrain.config.run import RunConfig
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
 from pretrain.locate import CHECKPOINTS, CONFIG_NAME
+from pretrain.places import listed, not_of_a_run, what_is
 
 if TYPE_CHECKING:
     from pretrain.checkpoint.reader import CheckpointInfo
+
+FindSaves = Callable[[Path], "list[CheckpointInfo]"]
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -30,7 +33,7 @@ def run_directory(config: RunConfig) -> Path:
     return Path(config.run.dir) / config.run.name
 
 
-def claim(config: RunConfig, *, warn: Callable[[str], None]) -> Path:
+def claim(config: RunConfig, *, find_saves: FindSaves, warn: Callable[[str], None]) -> Path:
     """Makes the run directory, or takes it up again. Only one rank calls it.
 
     Where `config.yaml` is missing, empty or cut off, it is written anew if the newest checkpoint is of this run.
@@ -38,6 +41,7 @@ def claim(config: RunConfig, *, warn: Callable[[str], None]) -> Path:
 
     Args:
         config: the run.
+        find_saves: lists the checkpoints in a folder (`pretrain.checkpoint.reader.list_checkpoints`).
         warn: told that a `config.yaml` was written anew, and why.
 
     Returns:
@@ -48,7 +52,7 @@ def claim(config: RunConfig, *, warn: Callable[[str], None]) -> Path:
             of sources or ranges to skip, and data.accept_changes is not set.
     """
     directory = run_directory(config)
-    before = _recorded(config, directory, warn)
+    before = _recorded(config, directory, find_saves, warn)
     if before is not None:
         differences = difference(before, config)
         changes = data_changes(before, config)
@@ -81,7 +85,9 @@ def record(config: RunConfig) -> None:
         raise ConfigError(f"run.dir={config.run.dir}: {error}. Choose a folder that can be written.") from None
 
 
-def _recorded(config: RunConfig, directory: Path, warn: Callable[[str], None]) -> RunConfig | None:
+def _recorded(
+    config: RunConfig, directory: Path, find_saves: FindSaves, warn: Callable[[str], None]
+) -> RunConfig | None:
     """The configuration that the run directory records; None if there is none and this run may write its own."""
     path = directory / CONFIG_NAME
     what = f"{path} is missing"
@@ -90,8 +96,17 @@ def _recorded(config: RunConfig, directory: Path, warn: Callable[[str], None]) -
             return load_yaml(path)
     except BrokenConfigError as error:
         what = error.what
-    saved = _checkpoints(directory / CHECKPOINTS)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} is not the configuration of a run of this version: {error} Choose another run.name or run.dir."
+        ) from None
+    saved = find_saves(directory / CHECKPOINTS)
     if not saved:
+        if foreign := not_of_a_run(directory):
+            raise ConfigError(
+                f"run.dir={config.run.dir} and run.name={config.run.name}: {directory} {what_is(directory)}, and no "
+                f"run leaves {listed(foreign)} there. Choose a run.name whose folder is new, empty, or a run directory."
+            )
         if path.exists():
             warn(f"{what}. The run has no checkpoint yet, so the file is written anew.")
         return None
@@ -114,11 +129,3 @@ def _recorded(config: RunConfig, directory: Path, warn: Callable[[str], None]) -
         )
     warn(f"{what}. It is written anew, because {newest} was made by the configuration that is given now.{unknown}")
     return None
-
-
-def _checkpoints(folder: Path) -> list[CheckpointInfo]:
-    if not folder.is_dir():
-        return []
-    from pretrain.checkpoint.reader import list_checkpoints  # loads torch, which nothing else here needs
-
-    return list_checkpoints(folder)

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import socket
 import threading
 import time
@@ -24,6 +25,8 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _TOUCH_SECONDS = 5.0
 _STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+_HOLDER = re.compile(rb"(\d+\.\d+\.\S+\n)?")
+"""What a lock file holds: the name of a process, as `process_name` gives it, or nothing yet."""
 
 
 @contextlib.contextmanager
@@ -31,7 +34,7 @@ def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iter
     """Holds the lock of a path for as long as the block runs, after waiting for it if need be.
 
     Args:
-        path: the lock file. It is made if it is missing and stays; it must not be a file with content.
+        path: the lock file. It is made if it is missing, and it stays.
         on_wait: called once if another process holds the lock.
 
     Raises:
@@ -121,8 +124,9 @@ def _take(path: Path, *, waits: bool, on_wait: Callable[[], None] = lambda: None
                 return None
             on_wait()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{process_name()}\n".encode(), 0)
+        if _HOLDER.fullmatch(os.pread(descriptor, 512, 0)):  # a user's file of this name keeps its content
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{process_name()}\n".encode(), 0)
     except BaseException as error:
         os.close(descriptor)
         if not isinstance(error, OSError) or error.errno not in _NO_FLOCK:

@@ -113,7 +113,7 @@ class _Parts:
 
 def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     warnings: list[str] = []
-    directory = job.once(lambda: claim(config, warn=warnings.append))
+    directory = job.once(lambda: claim(config, find_saves=list_checkpoints, warn=warnings.append))
     for warning in warnings:
         _say(f"warning: {warning}")
     resumed = job.once(lambda: newest_valid(directory / CHECKPOINTS, log=_say))

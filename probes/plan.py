@@ -19,6 +19,7 @@ import numpy as np
 from pretrain.durable import replacing_folder
 from pretrain.engine.base import PackedRow, PackedRows
 from pretrain.errors import ProbeError
+from pretrain.places import names_besides, what_is
 from probes.items import StoredSuite
 from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
@@ -143,11 +144,12 @@ class Plan:
         return found
 
     def save(self, folder: Path) -> None:
-        """Writes the plan; the folder appears complete or not at all, and replaces an earlier one.
+        """Writes the plan; the folder appears complete or not at all, and replaces an earlier plan.
 
         Raises:
-            ProbeError: it cannot be written.
+            ProbeError: it cannot be written, or the folder holds anything that is not of a plan.
         """
+        require_replaceable(folder)
         arrays = {name: getattr(self.table, name) for name in _TABLE_ARRAYS} | _flatten(self.rows.rows)
         body: dict[str, Any] = {
             "format": PLAN_FORMAT,
@@ -179,10 +181,11 @@ class Plan:
         Raises:
             ProbeError: missing, damaged, or of another format.
         """
-        remedy = (
-            "Delete the folder: a plan in a run directory is compiled anew at the next start, others by "
-            "`python -m probes compile`."
-        )
+        if not (folder / "plan.json").is_file():
+            raise ProbeError(
+                f"{folder} is not a compiled suite: it {what_is(folder)}. Name a folder that `python -m probes "
+                "compile` wrote."
+            )
         try:
             document = json.loads((folder / "plan.json").read_bytes())
             body = document["plan"]
@@ -201,9 +204,25 @@ class Plan:
             stored = StoredSuite.from_bytes(content["items.json.gz"])
             settings = PlanSettings(**body["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProbeError(f"The scoring plan {folder} cannot be read: {error}. {remedy}") from error
+            raise ProbeError(
+                f"The compiled suite {folder} cannot be read: {error}. Compile it again with `python -m probes "
+                "compile`, which replaces the folder."
+            ) from error
         facts = (body["stats"], body["skipped"], stored, body["tokenizer"], settings)
         return cls(body["suite"], body["plan_hash"], tasks, rows, table, *facts)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Makes sure that nothing but an earlier plan is replaced by a plan that is written to a folder.
+
+    Raises:
+        ProbeError: the folder holds something else.
+    """
+    if folder.exists() and not folder.is_dir() or names_besides(folder, ("plan.json", *_BINARIES)):
+        raise ProbeError(
+            f"{folder} would be replaced by a compiled suite, but it {what_is(folder)}. Name a folder that does not "
+            "exist, or that of an earlier compiled suite."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,13 +5,18 @@ The card is left out, because scores are added to it later; so are names that be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
 from pretrain.errors import CheckpointError
+from pretrain.places import names_besides
 
 DIGESTS_NAME = "SHA256SUMS"
 CARD_NAME = "README.md"
+_AGAIN = (
+    "The machine or its disk probably failed while the release was written. Move the folder away and release it again."
+)
 
 
 def write_digests(folder: Path) -> None:
@@ -31,12 +36,15 @@ def read_digests(folder: Path) -> dict[str, str]:
     try:
         entries = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
         digests = {name: digest for digest, name in entries}
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
         raise CheckpointError(
-            f"{path} cannot be read ({error}): {folder.name} is no release. Remove the folder and release it again."
-        ) from error
+            f"{folder} is not a release of this program: it has no {DIGESTS_NAME}. Release into another folder (--out) "
+            "or under another name (--name, checkpoint.export_name)."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). {_AGAIN}") from error
     if not digests:
-        raise CheckpointError(f"{path} is empty. Remove the folder and release it again.")
+        raise CheckpointError(f"{path} is empty. {_AGAIN}")
     return digests
 
 
@@ -56,6 +64,15 @@ def damage_in_release(folder: Path) -> str | None:
         except OSError as error:
             return f"{folder / name}: {error.strerror}"
     return None
+
+
+def not_of_a_release(folder: Path) -> list[str]:
+    """Names in a folder that an export would destroy though no export wrote them; none if it may be replaced."""
+    ours: set[str] = set()
+    if folder.is_dir():
+        with contextlib.suppress(CheckpointError):
+            ours = {*read_digests(folder), DIGESTS_NAME, CARD_NAME}
+    return [name for name in names_besides(folder, ours) if not name.startswith(".")]
 
 
 def published_files(folder: Path) -> list[Path]:

@@ -129,7 +129,7 @@ def _refuse_damaged(folder: Path, missing: list[Path], digests: dict[str, str]) 
         if path.name not in digests or not path.exists() or sha256_of(path) != digests[path.name]:
             raise CheckpointError(
                 f"{path} is not what was written (its digest is not that of {DIGESTS_NAME}), so it is not pushed. "
-                f"Remove the folder and release it again."
+                f"Move the folder away and release it again."
             )
 
 

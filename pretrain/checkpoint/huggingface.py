@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.checkpoint.card import card_text, origin_text
-from pretrain.checkpoint.digests import CARD_NAME, write_digests
+from pretrain.checkpoint.digests import CARD_NAME, not_of_a_release, write_digests
 from pretrain.checkpoint.gates import vocabulary_problem
 from pretrain.checkpoint.huggingface_source import INDEX, SINGLE
 from pretrain.checkpoint.parity import Parity, measure_parity
@@ -29,6 +29,7 @@ from pretrain.durable import replacing_folder
 from pretrain.errors import CheckpointError
 from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, to_huggingface
 from pretrain.model.spec import ModelSpec
+from pretrain.places import listed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -120,6 +121,11 @@ def export_weights(
             the disk refused; `out` is as it was.
         TokenizerError: the tokenizer cannot be read.
     """
+    if others := not_of_a_release(out):
+        raise CheckpointError(
+            f"{out} would be replaced by the export, but it holds {listed(others)}, which no export wrote. Name a "
+            "folder that does not exist, or an earlier export."
+        )
     if dtype not in DTYPES:
         raise CheckpointError(f"Export dtype {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
     tokenizer = read_sentencepiece(tokenizer_model)

@@ -31,7 +31,7 @@ from pretrain.locate import checkpoints_of
 LATEST_NAME = "latest"
 _FOLDER = re.compile(r"step_(\d{8,18})")
 _MAX_OPEN_MAPS = 64
-_REMEDY = "Remove or restore the folder; an older checkpoint of the run can be used instead."
+_REMEDY = "Restore the folder from a copy, or use another checkpoint of the run."
 
 
 def folder_name(step: int) -> str:

@@ -117,7 +117,7 @@ class Releases:
             CheckpointError: it is damaged, or has another number format or vocabulary.
         """
         folder, dtype = self.folder(manifest), self.config.checkpoint.export_dtype
-        remedy = "Remove the folder and release it again."
+        remedy = "Move the folder away and release it again."
         problem = damage_in_release(folder) or vocabulary_problem(folder)
         if problem is not None:
             raise CheckpointError(f"{problem}. {remedy}")

@@ -17,13 +17,14 @@ from typing import Any
 
 from pretrain.config.data import DataConfig
 from pretrain.config.run import RunConfig
-from pretrain.data.files import InputFile, digest, find_files, open_file
+from pretrain.data.files import InputFile, digest, find_files, is_remote, open_file
 from pretrain.data.shards import describe_file
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.unit_state import ShardCounts, UnitState, sum_rejected
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit, stamp
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, DataError, TokenizerError
+from pretrain.places import what_is
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.model"
@@ -323,15 +324,29 @@ def _read(path: str, directory: Path | str) -> dict[str, Any]:
     try:
         with open_file(path) as stream:
             manifest = json.loads(stream.read().decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete {directory} to have it prepared anew.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise DataError(
-            f"{path} has format {found!r}; this version reads {FORMAT!r}. Set data.prepared_dir to another folder, or "
-            "null."
-        )
-    return manifest
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{_what_else(directory)} {_NAME_ANOTHER}") from None
+    except OSError as error:
+        raise DataError(f"{_what_else(directory)} {path} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}), so {directory} is not whole. {MEND}") from None
+    if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
+        return manifest
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not str(found).startswith(FORMAT.rstrip("0123456789")):
+        raise DataError(f"{_what_else(directory)} {_NAME_ANOTHER}")
+    raise DataError(f"{path} has format {found!r}, but this version reads {FORMAT!r}. {MEND}")
+
+
+MEND = "Copy the folder again, or prepare the text anew: set data.prepared_dir to a folder that does not exist."
+_NAME_ANOTHER = "Name a folder that `python -m pretrain.data prepare` made (data.prepared_dir)."
+
+
+def _what_else(directory: Path | str) -> str:
+    """Says that a folder holds no prepared data, and what it is instead."""
+    if is_remote(str(directory)):
+        return f"{directory} is not an address of prepared data."
+    return f"{directory} is not a folder of prepared data: it {what_is(Path(directory))}."
 
 
 def _listing(files: Sequence[tuple[str, int]]) -> str:

@@ -48,6 +48,7 @@ from pretrain.data.units import PLAN_NAME, TOKEN_CHUNKS, Plan, make_plan, stamp,
 from pretrain.durable import rename, replace_file, sync
 from pretrain.errors import DataError, TokenizerError
 from pretrain.locks import exclusive
+from pretrain.places import what_is
 
 __all__ = ["Making", "PreparedData", "PreparedSource", "ensure_prepared", "finish", "making", "open_prepared"]
 __all__ += ["training_text"]
@@ -191,8 +192,13 @@ def _begin(
 ) -> Making:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(
-            f"{directory} exists and is not prepared data (it has no {MANIFEST_NAME}). Set data.prepared_dir to a "
-            "folder that does not exist, or remove this one."
+            f"data.prepared_dir={directory} is not a folder of prepared data: it {what_is(directory)}. Set "
+            "data.prepared_dir to a folder that does not exist or is empty."
+        )
+    if writing.exists() and not (writing / STATE).is_dir() and (not writing.is_dir() or any(writing.iterdir())):
+        raise DataError(
+            f"data.prepared_dir={directory}: the data would be made in {writing}, but that {what_is(writing)}. Set "
+            "data.prepared_dir to a folder of another name."
         )
     for repeat in tell_repeats(files):
         say(repeat)

@@ -18,6 +18,7 @@ from pretrain.config.run import RunConfig
 from pretrain.data.files import digest, open_file
 from pretrain.data.manifest import (
     MANIFEST_NAME,
+    MEND,
     TOKENIZER_NAME,
     check_matches,
     read_manifest,
@@ -178,16 +179,16 @@ def _check_size(path: str, about: Mapping[str, Any]) -> None:
             size = stream.seek(0, 2)
     except OSError as error:
         found = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
-        raise DataError(f"{path} {found}; its manifest says {about['bytes']} bytes. {_MEND}") from None
+        raise DataError(f"{path} {found}; its manifest says {about['bytes']} bytes. {MEND}") from None
     if size != about["bytes"]:
-        raise DataError(f"{path} ends at byte {size}; its manifest says {about['bytes']} bytes. {_MEND}")
+        raise DataError(f"{path} ends at byte {size}; its manifest says {about['bytes']} bytes. {MEND}")
 
 
 def _check_digest(path: str, about: Mapping[str, Any], found: str | None = None) -> None:
     _check_size(path, about)
     found = found or digest(path)
     if found != about["xxh3"]:
-        raise DataError(f"{path} is damaged: its xxh3 is {found}, its manifest says {about['xxh3']}. {_MEND}")
+        raise DataError(f"{path} is damaged: its xxh3 is {found}, its manifest says {about['xxh3']}. {MEND}")
 
 
 def _check_tokens(path: str, about: Mapping[str, Any], *, vocab_size: int) -> None:
@@ -203,10 +204,7 @@ def _check_tokens(path: str, about: Mapping[str, Any], *, vocab_size: int) -> No
                 at = int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
                 raise DataError(
                     f"{path}, offset {offset + at * dtype.itemsize}: token id {int(ids[at])} is outside the vocabulary "
-                    f"of {vocab_size} pieces. {_MEND}"
+                    f"of {vocab_size} pieces. {MEND}"
                 )
             offset += len(chunk)
     _check_digest(path, about["bin"], state.hexdigest())
-
-
-_MEND = "Copy it again, or delete the folder to have it prepared anew."

@@ -82,7 +82,8 @@ def read_header(file: ShardBytes) -> IndexHeader:
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise DataError(
             f"{file.path} is not an index of Megatron's format: offset 0 of {size} bytes does not hold its "
-            f"{_HEADER.size} byte header. Delete the folder to have it prepared anew."
+            f"{_HEADER.size} byte header. Copy the folder again, or prepare the text anew into another one "
+            "(data.prepared_dir)."
         )
     _, version, code, num_sequences, num_boundaries = _HEADER.unpack(header)
     if version != 1 or code not in _DTYPES:
@@ -94,7 +95,8 @@ def read_header(file: ShardBytes) -> IndexHeader:
     if size != needed:
         raise DataError(
             f"{file.path} is torn: it ends at byte {size}, its header needs {needed} ({num_sequences} sequences, "
-            f"{num_boundaries} document boundaries). Copy it again or have it prepared anew."
+            f"{num_boundaries} document boundaries). Copy it again, or prepare the text anew into another folder "
+            "(data.prepared_dir)."
         )
     dtype, num_bytes = _DTYPES[code], 0
     if num_sequences:

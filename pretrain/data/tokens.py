@@ -105,7 +105,7 @@ class _Shard:
         if found != header.num_bytes:
             raise DataError(
                 f"{bin_file.path} is torn: it ends at byte {found}, its index needs {header.num_bytes}. Copy it again, "
-                f"or delete the folder {self.prefix.rpartition('/')[0]} to have it prepared anew."
+                "or prepare the text anew into another folder (data.prepared_dir)."
             )
         known = self._known
         if known and (header.dtype, header.num_documents, header.num_tokens) != (
@@ -114,7 +114,7 @@ class _Shard:
             raise DataError(
                 f"{idx.path} holds {header.num_documents} documents of {header.num_tokens} tokens ({header.dtype}); "
                 f"the manifest has {known.documents} of {known.tokens} ({known.dtype}): the file belongs to another "
-                "preparation. Copy the folder again, or delete it to have it prepared anew."
+                "preparation. Copy the folder again, or prepare the text anew into another one (data.prepared_dir)."
             )
         self.idx, self.bin, self._header = idx, bin_file, header
         return header

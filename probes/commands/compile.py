@@ -64,11 +64,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         FinelineError: arguments that are wrong or missing, or a task that cannot be scored.
     """
+    from probes.plan import require_replaceable
+
     own = [word for word in options.arguments if word.partition("=")[0] in _KEYS]
     others = [word for word in options.arguments if word.partition("=")[0] not in _KEYS]
     keys = parse_keys(own, _KEYS)
     if "run" in keys:
         keys["run"] = str(run_of(Path(keys["run"])))
+    if "out" in keys:
+        require_replaceable(Path(keys["out"]))
     config = _configuration(keys, others)
     wanted = _wanted(keys, config)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, ProbeError
+from pretrain.places import names_besides, what_is
 from probes.commands.arguments import parse_keys
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
     values = parse_keys(options.settings, {**KEYS, **_OWN_KEYS})
     settings, step = Settings.from_keys(values), _step(values.get("step"))
+    if "out" in values:
+        _check_out(Path(values["out"]))
     job = Job(timeout_minutes=60)
     try:
         return _score(options.path, step, settings, values, job)
@@ -164,6 +167,17 @@ def _write_out(folder: Path, target: Target, examiner: Examiner, examined: Exami
     _record(ProbeStore(folder), target, examiner, examined)
     examiner.plan.save(folder / "plans" / examiner.plan.plan_hash)
     print(f"written: {folder}")
+
+
+def _check_out(folder: Path) -> None:
+    """Scores go into a new folder or an earlier folder of scores, never among files of others."""
+    if not folder.exists() or (folder / "scored.json").is_file():
+        return
+    if not folder.is_dir() or names_besides(folder, ()):
+        what = what_is(folder)
+        raise ConfigError(
+            f"out={folder} is not a folder of scores: it {what}. Name one that does not exist or is empty."
+        )
 
 
 def _step(text: str | None) -> int | None:

@@ -151,9 +151,11 @@ def _slowly(content: bytes, path: Path, *, numbers: Sequence[str], texts: Sequen
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ProbeError(f"{path}, line {number}, is not JSON: {error}. Remove the line.") from error
+            raise ProbeError(f"{path}, line {number}, is not JSON: {error}. Mend the line or leave it out.") from error
         if not isinstance(row, dict):
-            raise ProbeError(f"{path}, line {number}, holds {type(row).__name__}, not an object. Remove the line.")
+            raise ProbeError(
+                f"{path}, line {number}, holds {type(row).__name__}, not an object. Mend the line or leave it out."
+            )
         rows.append(row)
     columns = [[_number(row.get(name)) for row in rows] for name in numbers]
     encoded = {name: _encoded([_string(row.get(name)) for row in rows]) for name in texts}

@@ -96,7 +96,9 @@ def _described(path: Path, folder: Path) -> _File | None:
     except OSError as error:
         raise ProbeError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
-        raise ProbeError(f"{path} is not JSON: {error}. Remove the file or evaluate that checkpoint again.") from error
+        raise ProbeError(
+            f"{path} is not JSON: {error}. Evaluate that checkpoint again, or name a folder without the file."
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         return None
     config: dict[str, Any] = content["config"] if isinstance(content.get("config"), dict) else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint.reader import list_checkpoints
 from pretrain.config.load import changed_settings, compose, config_hash, identity_hash, load_yaml
 from pretrain.config.run import RunConfig
 from pretrain.directory import claim, record
@@ -102,10 +103,10 @@ def test_an_acceptance_is_no_part_of_identity_or_hash_and_is_not_recorded(tmp_pa
 
 def test_claiming_a_run_that_goes_on_leaves_its_record_until_the_start_is_sound(tmp_path: Path) -> None:
     first = config(1000, f"run.dir={tmp_path}")
-    path = claim(first, warn=print) / CONFIG_NAME
+    path = claim(first, find_saves=list_checkpoints, warn=print) / CONFIG_NAME
     written = path.read_bytes()
     longer = config(3000, f"run.dir={tmp_path}", "checkpoint.keep=3")
-    assert claim(longer, warn=print) == path.parent and path.read_bytes() == written
+    assert claim(longer, find_saves=list_checkpoints, warn=print) == path.parent and path.read_bytes() == written
     assert changed_settings(load_yaml(path), longer) == [
         "train.steps: 1000, now 3000",
         "checkpoint.keep: 2, now 3",

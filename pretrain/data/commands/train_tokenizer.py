@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         if given.get(key, math.inf) < 1:
             raise ConfigError(f"--{key.replace('_', '-')}={given[key]} is not a number above 0.")
     if options.out.exists():
-        raise ConfigError(f"--out={options.out} exists. Name another file, or remove it.")
+        raise ConfigError(f"--out={options.out} exists. Name a file that does not exist.")
     config = config_of(options.inputs, text_key=options.text_key)
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, **given))
     files = files_of(config)

@@ -102,13 +102,30 @@ def test_an_export_replaces_the_folder_as_a_whole_or_not_at_all(tmp_path, tokeni
     weights = list(_model(spec).state_dict().items())
     options = {"tokenizer_model": tokenizer_model, "sequence_length": 64}
     out = export_weights(weights, spec, tmp_path / "o", **options).folder
-    (out / "stale").write_text("x")
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "config.json").write_text("stale")
     for bad, message in ((weights[:-1], "1 weights did not come"), ([*weights, weights[0]], "came twice")):
         with pytest.raises(CheckpointError, match=message):
             export_weights(bad, spec, out, **options)
-        assert (out / "stale").exists() and os.listdir(tmp_path) == ["o"]
+        assert (out / "config.json").read_text() == "stale" and os.listdir(tmp_path) == ["o"]
     export_weights(weights, spec, out, **options)
-    assert not (out / "stale").exists() and os.listdir(tmp_path) == ["o"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole and os.listdir(tmp_path) == ["o"]
+
+
+def test_an_export_replaces_nothing_that_no_export_wrote(tmp_path, tokenizer_model):
+    spec = _spec()
+    weights = list(_model(spec).state_dict().items())
+    options = {"tokenizer_model": tokenizer_model, "sequence_length": 64}
+    out = export_weights(weights, spec, tmp_path / "o", **options).folder
+    foreign = tmp_path / "home"
+    foreign.mkdir()
+    for folder in (out, foreign):
+        (folder / "notes.txt").write_text("mine")
+        with pytest.raises(CheckpointError, match=r"holds notes.txt, which no export wrote. Name a folder"):
+            export_weights(weights, spec, folder, **options)
+        assert (folder / "notes.txt").read_text() == "mine"
+    (foreign / "notes.txt").unlink()
+    assert export_weights(weights, spec, foreign, **options).folder == foreign
 
 
 def test_a_tokenizer_of_another_size_and_an_unknown_dtype_are_refused(tmp_path, tokenizer_model):

@@ -63,6 +63,45 @@ def test_the_command_prepares_says_what_was_made_and_finds_it_again(
     assert main(["check", *command(config)]) == 0
 
 
+def test_a_folder_that_is_not_ours_is_named_and_never_advised_to_be_deleted(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign, run = tmp_path / "home", tmp_path / "run"
+    for folder, files in ((foreign, ("letters",)), (run, ("config.yaml", "metrics.jsonl"))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text("mine")
+    (run / "order.json").write_text('{"prepared": "/data/tokens"}')
+    for path, what in (
+        (foreign, "is a folder that this program did not write; it holds letters"),
+        (run, "is a run directory (its prepared data is in /data/tokens)"),
+        (tmp_path / "nowhere", "does not exist"),
+        (tmp_path / "code.jsonl", "is a file, not a folder"),
+    ):
+        config.data.prepared_dir = str(path)
+        for arguments in (["check", str(path)], ["prepare", *command(config)]):
+            if arguments[0] == "prepare" and path.name == "nowhere":
+                continue
+            assert main(arguments) == 1
+            printed = capsys.readouterr().err
+            assert f"{path} is not a folder of prepared data: it {what}" in printed and "data.prepared_dir" in printed
+            assert "elete" not in printed and "emove" not in printed
+    assert (foreign / "letters").read_text() == (run / "config.yaml").read_text() == "mine"
+
+
+def test_a_folder_of_others_with_the_name_of_ours_in_the_making_is_left_alone(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    config.data.prepared_dir = str(tmp_path / "tokens")
+    (tmp_path / "tokens.writing").mkdir()
+    (tmp_path / "tokens.writing" / "novel.txt").write_text("mine")
+    (tmp_path / "tokens.lock").write_text("mine too")
+    with pytest.raises(DataError, match=r"made in .*tokens\.writing, but that is a folder .*it holds novel.txt"):
+        ensure_prepared(config, run_root=tmp_path, workers=1)
+    assert (tmp_path / "tokens.writing" / "novel.txt").read_text() == "mine"
+    assert (tmp_path / "tokens.lock").read_text() == "mine too"
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

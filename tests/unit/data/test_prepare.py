@@ -173,7 +173,7 @@ def test_a_folder_of_something_else_is_left_alone(config: RunConfig, tmp_path: P
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / "thesis.tex").write_text("x")
     config.data.prepared_dir = str(tmp_path / "tokens")
-    with pytest.raises(DataError, match="is not prepared data"):
+    with pytest.raises(DataError, match="is not a folder of prepared data: it .* holds thesis.tex"):
         prepare_now(config)
     assert [p.name for p in (tmp_path / "tokens").iterdir()] == ["thesis.tex"]
 

@@ -120,6 +120,8 @@ def test_a_tokenizer_that_was_trained_with_the_data_is_found_if_it_is_the_only_o
         (["max_lenght=3"], ["max_lenght"]),
         (["run=nowhere"], ["nowhere/config.yaml cannot be read"]),
         (["experiment=demo", "tokenizer=missing.model"], ["missing.model"]),
+        (["out=tests"], ["tests would be replaced by a compiled suite, but it is a folder that this program"]),
+        (["out=pyproject.toml"], ["pyproject.toml would be replaced by a compiled suite, but it is a file"]),
     ],
 )
 def test_wrong_arguments_are_named(words: list[str], messages: list[str], capsys: Capture) -> None:

@@ -48,7 +48,7 @@ def test_every_flipped_byte_is_noticed(plan: Plan, tmp_path: Path, name: str):
         damaged = bytearray(content)
         damaged[place] ^= 0x04
         path.write_bytes(damaged)
-        with pytest.raises(ProbeError, match="Delete the folder"):
+        with pytest.raises(ProbeError, match=r"cannot be read: .*Compile it again"):
             Plan.load(tmp_path / "plan")
 
 
@@ -59,6 +59,22 @@ def test_a_missing_or_cut_plan_is_named(plan: Plan, tmp_path: Path):
     (tmp_path / "plan" / "plan.npz").write_bytes(b"")
     with pytest.raises(ProbeError, match="checksum"):
         Plan.load(tmp_path / "plan")
+
+
+def test_a_folder_that_is_no_plan_is_neither_read_nor_replaced(plan: Plan, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ProbeError, match=r"is not a compiled suite: it .* holds notes.txt. .*probes compile"
+    ) as refused:
+        Plan.load(tmp_path)
+    assert "elete" not in str(refused.value)
+    with pytest.raises(ProbeError, match=r"would be replaced by a compiled suite, but it .* holds notes.txt"):
+        plan.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    plan.save(tmp_path / "plan")
+    (tmp_path / "plan" / "plan.npz").write_bytes(b"")
+    plan.save(tmp_path / "plan")
+    assert Plan.load(tmp_path / "plan").plan_hash == plan.plan_hash
 
 
 def test_the_hash_is_known_before_packing_and_names_what_is_scored(

@@ -8,6 +8,7 @@ import pytest
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.base import PackedRows, TokenLogProbs
 from pretrain.errors import ProbeError
+from probes.__main__ import main
 from probes.harness import Harness, load_harness
 from probes.plan import Plan, PlanSettings, compile_plan
 from probes.record import Measurement
@@ -125,3 +126,15 @@ def test_answers_that_are_not_finite_are_refused(task_folder: Path, suite: Suite
     log_probs[3] = np.nan
     with pytest.raises(ProbeError, match=f"1 of {plan.rows.num_pairs} log-probabilities of suite small are not finite"):
         gather_answers(plan, TokenLogProbs(log_probs, log_probs > -1))
+
+
+@pytest.mark.parametrize(("out", "what"), [("home", "it holds letters"), ("home/letters", "a file")])
+def test_scores_are_not_written_into_a_folder_of_others(
+    out: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letters").write_text("mine")
+    assert main(["score", "nowhere", f"out={out}"]) == 2
+    printed = capsys.readouterr().err
+    assert f"out={out} is not a folder of scores" in printed and what in printed
