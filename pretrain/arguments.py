@@ -11,11 +11,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 from pretrain.config.nearest import did_you_mean
-from pretrain.errors import FinelineError
+from pretrain.errors import ConfigError, FinelineError
+from pretrain.locate import expand_path
 from pretrain.terminal import accept_every_character
 
 
@@ -41,13 +43,25 @@ class Command:
         return cls(module.HELP, module.__doc__ or module.HELP, module.add_arguments, module.run)
 
 
+def written_path(text: str) -> str:
+    """A path, or the name of something that has one, for argparse: with `~` and environment variables replaced."""
+    try:
+        return expand_path(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class CommandParser(argparse.ArgumentParser):
-    """An argparse parser that takes options and words in any order, and no abbreviated options."""
+    """An argparse parser that takes options and words in any order, and no abbreviated options.
+
+    Arguments of `type=Path` have `~` and environment variables replaced; the shell does not in `--output=~/page.html`.
+    """
 
     def __init__(self, prog: str, *, description: str) -> None:
         super().__init__(
             prog, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        self.register("type", Path, lambda text: Path(written_path(text)))
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The values of a command line. Ends the process with exit code 2 where it is wrong."""

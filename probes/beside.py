@@ -26,14 +26,14 @@ SLICE_ROWS = 64
 """Rows of a slice for each process."""
 
 KEYS: Mapping[str, str] = {
-    "suite": "text",
-    "task_paths": "list",
-    "data_dir": "text",
+    "suite": "path",
+    "task_paths": "list of paths",
+    "data_dir": "path",
     "limit": "whole number",
     "tokens_per_row": "whole number",
-    "plan": "text",
+    "plan": "path",
     "allow_code_execution": "flag",
-    "tokenizer": "text",
+    "tokenizer": "path",
     "precision": "text",
     "slice_rows": "whole number",
     "parallel.tensor": "whole number",

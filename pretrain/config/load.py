@@ -17,7 +17,9 @@ import pretrain
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.overrides import expand, group_options, judge, schema_fields
 from pretrain.config.run import RunConfig
+from pretrain.config.written import expand_paths
 from pretrain.errors import ConfigError
+from pretrain.locate import expand_path
 
 ROOT_NAME = "pretrain"
 """Name of the root file, `configs/pretrain.yaml`."""
@@ -64,6 +66,7 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig), f"pretrain.yaml must start from the schema, composed {type(config)}"
+    expand_paths(config)
     return config
 
 
@@ -76,7 +79,7 @@ def search_folders(config_dir: str | Path | None) -> list[Path]:
     shipped = config_folder()
     if config_dir is None:
         return [shipped]
-    folder = Path(config_dir).resolve()
+    folder = Path(expand_path(str(config_dir), key="--config-dir")).resolve()
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder.")
     return [folder, shipped]

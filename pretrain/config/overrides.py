@@ -76,7 +76,7 @@ def _add_or_replace(text: str) -> str:
 def _in_list(text: str) -> str:
     """`data.sources.web.paths=/one/file` as `data.sources.web.paths=[/one/file]`."""
     key, _, value = text.partition("=")
-    if not _takes_list(key.lstrip("+")) or not _parses(text):
+    if not takes_list(key.lstrip("+")) or not _parses(text):
         return text
     override = parse(text)
     if override.is_delete() or override.is_sweep_override() or not _is_one(override.value()):
@@ -84,14 +84,17 @@ def _in_list(text: str) -> str:
     return f"{key}=[{value}]"
 
 
-def _takes_list(key: str) -> bool:
+def takes_list(key: str) -> bool:
+    """Whether a key of the schema, or of a source, holds a list."""
     match = _SOURCE_KEY.match(key)
     declared = _source_fields().get(match["field"], "") if match else schema_fields().get(key, "")
     return declared.startswith("list[")
 
 
 def _is_one(value: Any) -> bool:
-    return value is not None and not isinstance(value, list) and not (isinstance(value, str) and "${" in value)
+    if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
+        return False  # an interpolation, which may be a list
+    return value is not None and not isinstance(value, list)
 
 
 @functools.cache
@@ -177,7 +180,7 @@ def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str 
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override():
         one = f"one value with commas is {quoted(text)}"
-        if _takes_list(key):
+        if takes_list(key):
             one = f"a list is {shlex.quote(f'{key}=[' + text.partition('=')[2] + ']')}"
         return f"{text}: several values are a sweep. Add -m to run one job for each; {one}."
     if (

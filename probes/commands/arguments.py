@@ -12,6 +12,7 @@ import yaml
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ConfigError
+from pretrain.locate import expand_path
 
 
 def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, An
 
     Args:
         words: `key=value`, values as in YAML: `limit=20`, `add_bos=true`, `task_paths=[a,b]`.
-        allowed: keys with the kind of their value: `text`, `whole number` (≥ 1), `flag` or `list` (of text).
+        allowed: keys with the kind of their value: `text`, `path`, `list of paths` (or one), `whole number` (≥ 1) or
+            `flag`. In paths `~` and environment variables are replaced.
 
     Raises:
         ConfigError: all words that are no such argument.
@@ -35,11 +37,16 @@ def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, An
         if key in values:
             problems.append(f"{key}= is given twice. Keep one of the two.")
             continue
-        value = text if allowed[key] == "text" else _value(text)
+        value = text if allowed[key] in ("text", "path") else _value(text)
+        if allowed[key] == "list of paths" and isinstance(value, str):
+            value = [value]
         if not _fits(value, allowed[key]):
             problems.append(f"{key}={text} is not a {allowed[key]}. {_EXAMPLES[allowed[key]]}")
             continue
-        values[key] = value
+        try:
+            values[key] = _expanded(value, key=key) if allowed[key] in ("path", "list of paths") else value
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return values
@@ -49,7 +56,8 @@ _EXAMPLES = {
     "text": "Give a value after the =.",
     "whole number": "Give a number of at least 1.",
     "flag": "Give true or false.",
-    "list": "Write [a,b].",
+    "path": "Give a path after the =.",
+    "list of paths": "Write one path, or [a,b].",
 }
 
 
@@ -60,8 +68,12 @@ def _value(text: str) -> Any:
         return None
 
 
+def _expanded(value: str | list[str], *, key: str) -> str | list[str]:
+    return [expand_path(one, key=key) for one in value] if isinstance(value, list) else expand_path(value, key=key)
+
+
 def _fits(value: Any, kind: str) -> bool:
-    if kind == "text":
+    if kind in ("text", "path"):
         return bool(value)
     if kind == "whole number":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import written_path
 from pretrain.errors import ProbeError
 from probes.commands.show_table import print_table, write_rows
 
@@ -25,6 +26,7 @@ def add_original_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--original",
         action="append",
+        type=written_path,
         metavar="NAME",
         help="put runs beside what was published of amber, openllama_{3b,7b,13b}_v1 or openllama_{3b,7b}_v2, or of any "
         "path that can be read",

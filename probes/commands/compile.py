@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 HELP = "compile a suite into a plan that runs can use without data sets"
 
 _KEYS = {
-    "suite": "text",
-    "tokenizer": "text",
+    "suite": "path",
+    "tokenizer": "path",
     "max_length": "whole number",
     "add_bos": "flag",
-    "data_dir": "text",
-    "task_paths": "list",
+    "data_dir": "path",
+    "task_paths": "list of paths",
     "limit": "whole number",
     "tokens_per_row": "whole number",
-    "out": "text",
-    "run": "text",
+    "out": "path",
+    "run": "path",
 }
 _PLANS = "plans"
 _LISTED = 10

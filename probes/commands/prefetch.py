@@ -19,7 +19,7 @@ from probes.commands.arguments import parse_keys
 
 HELP = "fetch the data sets of a suite where there is a network"
 
-_KEYS = {"suite": "text", "data_dir": "text", "task_paths": "list"}
+_KEYS = {"suite": "path", "data_dir": "path", "task_paths": "list of paths"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HELP = "score a checkpoint, a run's newest one, or a local Hugging Face LLaMA"
 
-_OWN_KEYS = {"step": "text", "add_bos": "flag", "max_length": "whole number", "out": "text", "record": "flag"}
+_OWN_KEYS = {"step": "text", "add_bos": "flag", "max_length": "whole number", "out": "path", "record": "flag"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

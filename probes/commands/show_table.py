@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import written_path
 from pretrain.durable import replace_file
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
@@ -40,6 +41,7 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _ROWS_
     parser.add_argument(
         "paths",
         nargs="+",
+        type=written_path,
         metavar="PATH",
         help="run directories, folders of lm-eval results, CSV or Parquet files, published:pythia, "
         "published:pythia-deduped, published:olmo-ladder, published:amber, published:openllama, published:finals",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pretrain.arguments import written_path
 from probes.commands.predict import known
 from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--references",
         nargs="+",
         action="extend",
+        type=written_path,
         metavar="PATH",
         help="further paths whose finished runs are references",
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.errors import ConfigError, DataError
+from pretrain.locate import expand_path
 
 if TYPE_CHECKING:
     from pretrain.config.run import RunConfig
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if keys and len(keys) < len(options.given) or len(options.given) > 1 and not keys:
         raise ConfigError(f"Give one folder, or KEY=VALUE only, not {' '.join(options.given)}.")
     config = compose(keys) if keys else None
-    directory = _folder_of(config, keys) if config is not None else options.given[0].rstrip("/")
+    directory = _folder_of(config, keys) if config is not None else expand_path(options.given[0]).rstrip("/")
     check_folder(directory, full=True, say=lambda line: print(line, flush=True))
     print(f"{directory}: whole; every digest and every token id is right")
     print("\n".join(table(count(directory), config.data if config is not None else None)))

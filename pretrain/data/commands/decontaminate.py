@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import written_path
 from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError
@@ -35,10 +36,14 @@ _EXCERPT_CHARACTERS = 110
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("inputs", nargs="+", metavar="KEY=VALUE|FILE", help=INPUTS_HELP)
-    parser.add_argument("--suite", help="a suite of configs/probes, or the path of one")
+    parser.add_argument("--suite", type=written_path, help="a suite of configs/probes, or the path of one")
     parser.add_argument("--tasks", help="lm-eval tasks, separated by commas")
-    parser.add_argument("--items", action="append", default=[], metavar="FILE", help="JSONL, an item a line")
-    parser.add_argument("--data-dir", help="data sets of tasks (default: probe.data_dir), as for `python -m probes`")
+    parser.add_argument(
+        "--items", action="append", type=written_path, default=[], metavar="FILE", help="JSONL, an item a line"
+    )
+    parser.add_argument(
+        "--data-dir", type=written_path, help="data sets of tasks (default: probe.data_dir), as for `python -m probes`"
+    )
     parser.add_argument("--ngram", type=int, default=13, help="words in a row that count (default: 13, as GPT-3)")
     parser.add_argument("--json", type=Path, metavar="REPORT", help="write the whole report, with every overlap")
     parser.add_argument("--examples", type=int, default=3, help="overlaps shown of each task (default: 3)")

@@ -12,6 +12,7 @@ from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
 from pretrain.config.tokenizer import TokenizerConfig
 from pretrain.errors import ConfigError
+from pretrain.locate import expand_path
 
 if TYPE_CHECKING:
     from pretrain.data.files import InputFile
@@ -32,7 +33,7 @@ def config_of(inputs: Sequence[str], *, text_key: str | None = None, holdout_fra
     """
     keys = [given for given in inputs if "=" in given and not Path(given).exists()]
     if not keys:
-        source = SourceConfig(paths=list(inputs))
+        source = SourceConfig(paths=[expand_path(given) for given in inputs])
         data = DataConfig(sources={"files": source}, text_key=text_key or "text", holdout_fraction=holdout_fraction)
         return RunConfig(data=data, tokenizer=TokenizerConfig())
     if len(keys) < len(inputs):

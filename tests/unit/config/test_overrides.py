@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
@@ -106,7 +107,8 @@ def test_the_hint_is_the_users_own_value_as_shell_and_hydra_take_it(value: str) 
     hint = quoted(text)
     assert hint is not None
     (typed,) = shlex.split(hint)
-    assert parse(typed).value() == value and compose([typed, "experiment=demo"]).data.prepared_dir == value
+    assert parse(typed).value() == value
+    assert compose([typed, "experiment=demo"]).data.prepared_dir == os.path.expanduser(value)
     if judge([text], options=group_options([config_folder()])):
         with pytest.raises(ValueError) as refused:
             parse(text)

@@ -116,7 +116,7 @@ def test_a_tokenizer_that_was_trained_with_the_data_is_found_if_it_is_the_only_o
         (["suite=demo"], ["max_length= is missing", "tokenizer= is missing"]),
         (["max_length=0", "add_bos=maybe"], ["max_length=0 is not a whole number", "add_bos=maybe is not a flag"]),
         (["limit=3", "limit=4"], ["limit= is given twice"]),
-        (["task_paths=x"], ["task_paths=x is not a list"]),
+        (["task_paths=3"], ["task_paths=3 is not a list of paths. Write one path, or [a,b]."]),
         (["max_lenght=3"], ["max_lenght"]),
         (["run=nowhere"], ["nowhere/config.yaml cannot be read"]),
         (["experiment=demo", "tokenizer=missing.model"], ["missing.model"]),
