@@ -1,7 +1,8 @@
 """One run from its configuration to its last checkpoint: the composition root, and the only importer of probes.
 
 config → run directory → data → engine → resume → hooks → fit. Every process runs the same lines; what only one
-must do goes through `Job.once`, which gives its result or its error to all.
+must do goes through `Job.once`, which gives its result or its error to all; what each does alone and may fail at goes
+through `Job.everywhere`.
 """
 
 from __future__ import annotations
@@ -122,12 +123,12 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
     parts = _Parts(config, suite, job, directory, data, spec, engine)
-    state, resume_step = _resume(parts, resumed)
+    state, resume_step = job.everywhere(lambda: _resume(parts, resumed), what="Loading the weights")
     job.once(lambda: _keep_records(engine, data, directory))
     history, order_changes = _order_history(parts, state)
     order = sample_order(config, data, history)
     info = _run_info(parts, resume_step)
-    tracker = build_tracker(config.track, info, rank=job.rank)
+    tracker = job.everywhere(lambda: build_tracker(config.track, info, rank=job.rank), what="Opening the record")
     ends = chunk_ends(order, total_steps=config.total_steps)
     job.once(lambda: write_order(directory, RunOrder(history, str(data.directory), job.world_size, ends)))
     calendar = save_steps(config, chunk_ends=ends)
@@ -200,7 +201,8 @@ def _prepare_data(config: RunConfig, job: Job, directory: Path) -> PreparedData:
                 return used
         return ensure_prepared(config, run_root=Path(config.run.dir), progress=_say).directory
 
-    return open_prepared(config, directory=job.once(prepare))
+    folder = job.once(prepare)
+    return job.everywhere(lambda: open_prepared(config, directory=folder), what="Opening the prepared data")
 
 
 def _order_history(parts: _Parts, state: RunState) -> tuple[OrderHistory, list[str]]:

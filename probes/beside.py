@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from pretrain.config.run import ParallelSection, RunConfig
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import CheckpointScorer, PackedRows, TokenLogProbs
 from pretrain.engine.build import build_scorer, check_scorer
 from pretrain.engine.job import Job
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.errors import ConfigError, FinelineError
 from probes.pack import digest_rows
 from probes.partial import PartialAnswers
 from probes.target import Target
@@ -147,13 +148,10 @@ def load_weights(scorer: CheckpointScorer, target: Target, job: Job) -> str | No
     """
     problem: str | None = None
     try:
-        scorer.load(target.open())
-    except (CheckpointError, OSError) as error:
-        problem = str(error) or type(error).__name__
-    failed = job.maximum(job.rank + 1 if problem is not None else 0)
-    if not failed:
-        return None
-    return job.broadcast(problem or f"rank {failed - 1} could not read {target.path}; its own output says why")
+        job.everywhere(lambda: scorer.load(target.open()), what="Reading the weights")
+    except FinelineError as error:
+        problem = str(error)
+    return job.broadcast(problem)
 
 
 def score_in_slices(
@@ -181,9 +179,10 @@ def score_in_slices(
     missing: list[int] = job.once(partial.missing_rows)
     for index in range(0, len(missing), slice_rows * job.world_size):
         numbers = missing[index : index + slice_rows * job.world_size]
-        part, pair_ids = select_rows(rows, numbers)
-        start = time.perf_counter()
-        scored = scorer.score(part)
+        with failing_together():
+            part, pair_ids = select_rows(rows, numbers)
+            start = time.perf_counter()
+            scored = scorer.score(part)
         seconds = time.perf_counter() - start
 
         def keep(numbers: list[int] = numbers, ids: np.ndarray = pair_ids, seconds: float = seconds) -> None:

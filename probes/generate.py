@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import GenerationRequest, Generator
 from pretrain.errors import ProbeError
 from probes.items import StoredSuite, StoredTask
@@ -49,11 +50,12 @@ def generate_texts(stored: StoredSuite, tokenizer: ProbeTokenizer, generator: Ge
     """
     start = time.perf_counter()
     requests: list[GenerationRequest] = []
-    for task in stored.tasks:
-        done = functools.partial(_is_done, stop_strings(task, tokenizer), tokenizer)
-        stop_ids = frozenset({tokenizer.eos_id} - {-1})
-        requests.extend(GenerationRequest(p, task.max_new_tokens, stop_ids, done) for p in task.prompts)
-    answers = generator.generate(requests)
+    with failing_together():
+        for task in stored.tasks:
+            done = functools.partial(_is_done, stop_strings(task, tokenizer), tokenizer)
+            stop_ids = frozenset({tokenizer.eos_id} - {-1})
+            requests.extend(GenerationRequest(p, task.max_new_tokens, stop_ids, done) for p in task.prompts)
+        answers = generator.generate(requests)
     texts, remaining = {}, iter(answers)
     for index, task in enumerate(stored.tasks):
         if task.prompts:

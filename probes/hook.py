@@ -92,8 +92,8 @@ class ProbeHook:
             return
         for name in self._due(run):
             tier = self.tiers[name]
-            if not tier.is_complete(step):
-                generate = name == "full" and self._is_milestone(run)
+            generate = name == "full" and self._is_milestone(run)
+            if not tier.is_complete(step, written=generate):
                 took = tier.probe(run, self._store, flops_per_token=self._flops_per_token, generate=generate)
                 if self._budget is not None:
                     self._budget.record(tier.plan.num_tokens, took.scoring)

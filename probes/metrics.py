@@ -22,6 +22,13 @@ VARIANTS = ("", "_per_token", "_per_char", "_per_byte")
 FAMILIES = ("correct_prob", "total_prob", "margin", "norm_correct_prob", "norm_margin", "soft_log")
 """Metrics that come with every suffix of `VARIANTS`."""
 
+CONTINUOUS = frozenset(family + suffix for family in FAMILIES for suffix in VARIANTS) | {
+    "gold_bpb",
+    "ppl_acc",
+    "ppl_gold",
+}
+"""All metrics of this file: they need the log-probabilities of answers that are given, and nothing that is written."""
+
 DASHBOARD_METRICS = ("gold_bpb", "correct_prob", "margin", "norm_correct_prob", "norm_margin")
 """Those of this file that are shown beside lm-eval's; the others of `FAMILIES` are in the record only."""
 

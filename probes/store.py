@@ -22,6 +22,7 @@ import numpy as np
 from pretrain.durable import replace_file, replacing
 from pretrain.errors import ProbeError
 from pretrain.locks import exclusive
+from probes.metrics import CONTINUOUS, is_stderr
 from probes.record import Measurement, MissingMeasurement
 
 if TYPE_CHECKING:
@@ -129,19 +130,29 @@ class ProbeStore:
                 os.fsync(file.fileno())
             self._seen = _state_of(self.path)
 
-    def complete_steps(self, plan: Plan) -> set[int]:
+    def complete_steps(self, plan: Plan, *, written: bool = False) -> set[int]:
         """Steps that need not be scored again: each task that the plan puts to the model has a row under its hash.
 
         A metric that could not be computed is such a row: computed again, it would be missing again.
         Rows of groups and means of domains do not count: whether there are any depends on the metrics tasks share.
+
+        Args:
+            plan: the compiled suite.
+            written: each task whose answers the model is to write must have a metric of these answers, too.
         """
         asked = [plan.tasks[index] for index in np.unique(plan.table.task_R)]
-        wanted = {(task.name, task.domain, task.num_fewshot) for task in asked}
-        found: dict[int, set[tuple[str, str, int]]] = {}
+        wanted = {(task.name, task.domain, task.num_fewshot, False) for task in asked}
+        if written:
+            pairs = zip(plan.tasks, plan.stored.tasks, strict=True)
+            wanted |= {(task.name, task.domain, task.num_fewshot, True) for task, own in pairs if own.prompts}
+        found: dict[int, set[tuple[str, str, int, bool]]] = {}
         rows: list[Measurement | MissingMeasurement] = [*self._rows.values(), *self.missing]
         for row in rows:
             if row.plan_hash == plan.plan_hash and row.suite == plan.suite:
-                found.setdefault(row.step, set()).add((row.task, row.domain, row.num_fewshot))
+                kinds = {False, not (row.metric in CONTINUOUS or is_stderr(row.metric))}
+                found.setdefault(row.step, set()).update(
+                    (row.task, row.domain, row.num_fewshot, kind) for kind in kinds
+                )
         return {step for step, named in found.items() if named >= wanted}
 
     def write_items(self, plan: Plan, answers: Answers, *, step: int) -> Path:

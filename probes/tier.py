@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import PackedRows, TokenLogProbs
-from pretrain.errors import ProbeError
+from pretrain.errors import EngineError, ProbeError
 from pretrain.track.names import probe_name
 from probes.compile import Wanted, compile_suite, load_if_sound, open_plan
 from probes.generate import Generated, generate_texts
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from pretrain.hooks.base import Run
 
 PLANS_FOLDER = "plans"
+PROBE_FAILED = "probe_failed"
+"""Kind of the event for what is missing at a save; its `part` says what failed."""
+GENERATING = "generating"
 
 T = TypeVar("T")
 
@@ -57,7 +61,8 @@ class LiveTier:
         self.plan: Plan
         self._wanted, self._compiled, self._key = wanted, plan, key
         self._harness: Harness | None = None
-        self._complete_steps: set[int] = set()
+        self._scored_steps: set[int] = set()
+        self._written_steps: set[int] = set()
         self._said_missing: set[tuple[str, str, str]] = set()
 
     def prepare(self, run: Run, store: ProbeStore | None) -> None:
@@ -71,15 +76,15 @@ class LiveTier:
             ProbeError: on every rank, for a suite or task that cannot be scored, or a plan that does not fit the run.
         """
         start = time.perf_counter()
-        plan_hash, complete_steps = run.job.once(lambda: self._find(run, store))
-        self._complete_steps = set(complete_steps)
+        plan_hash, scored_steps, written_steps = run.job.once(lambda: self._find(run, store))
+        self._scored_steps, self._written_steps = set(scored_steps), set(written_steps)
         self._load(run, plan_hash)
         if run.job.rank == 0:
             self._report(run, time.perf_counter() - start)
 
-    def is_complete(self, step: int) -> bool:
-        """Whether this step has been measured."""
-        return step in self._complete_steps
+    def is_complete(self, step: int, *, written: bool = False) -> bool:
+        """Whether this step has been measured, and where it is asked for the answers that the model writes, too."""
+        return step in (self._written_steps if written else self._scored_steps)
 
     def probe(self, run: Run, store: ProbeStore | None, *, flops_per_token: float, generate: bool = False) -> Took:
         """Scores the live model and records it; every rank calls it.
@@ -97,13 +102,15 @@ class LiveTier:
         if scored is not None:
             generated = self._generate(run) if generate else None
             generating = time.perf_counter() - start - seconds
-            self._complete_steps.add(run.state.step)
+            self._scored_steps.add(run.state.step)
+            if generated is not None or not self._writes:
+                self._written_steps.add(run.state.step)
             if store is not None:
                 self._measure(run, (scored, generated), store, seconds, flops_per_token)
         return Took(time.perf_counter() - start - generating, generating)
 
-    def _find(self, run: Run, store: ProbeStore | None) -> tuple[str, list[int]]:
-        """Rank 0's part of the start: the plan's hash, and the steps that are measured under it already."""
+    def _find(self, run: Run, store: ProbeStore | None) -> tuple[str, list[int], list[int]]:
+        """Rank 0's part of the start: the plan's hash, and the steps measured under it, without and with texts."""
         assert store is not None, "rank 0 keeps the record"
         plans = run.info.directory / PLANS_FOLDER
         if self._compiled is None:
@@ -112,36 +119,60 @@ class LiveTier:
             self.plan, self._harness = open_plan(self._compiled, self._wanted, key=self._key)
             if load_if_sound(plans / self.plan.plan_hash) is None:
                 self.plan.save(plans / self.plan.plan_hash)  # the record of the run needs it, wherever the other goes
-        return self.plan.plan_hash, sorted(store.complete_steps(self.plan))
+        scored, written = (sorted(store.complete_steps(self.plan, written=also)) for also in (False, True))
+        return self.plan.plan_hash, scored, written
 
     def _load(self, run: Run, plan_hash: str) -> None:
         """Reads rank 0's plan on every other rank; one that cannot stops all of them."""
-        problem = ""
-        if self._harness is None:
-            try:
+
+        def load() -> None:
+            if self._harness is None:
                 self.plan = Plan.load(_plan_folder(run, plan_hash))
-            except ProbeError as error:
-                problem = str(error)
-        failed = run.job.maximum(run.job.rank + 1 if problem else 0)
-        if failed:
-            raise ProbeError(problem or f"Rank {failed - 1} cannot read the plan; its own message says why.")
+
+        try:
+            run.job.everywhere(load, what="Reading the plan")
+        except EngineError as error:
+            raise ProbeError(str(error)) from error
 
     def _score(self, run: Run) -> TokenLogProbs | None:
         """The answers; None on every rank if one rank failed, which is an event."""
         scored, cause = score_together(run, self.plan.rows)
-        if cause and run.job.rank == 0:
-            run.tracker.event("probe_failed", step=run.state.step, suite=self.plan.suite, cause=cause)
+        if cause:
+            self._failed(run, "scoring", cause)
         return scored
 
     def _generate(self, run: Run) -> Generated | None:
         """What the model writes; None if the suite wants nothing, or on every rank if one failed, which is an event."""
-        plan = self.plan
-        if not any(task.prompts for task in plan.stored.tasks):
+        if not self._writes:
             return None
-        generated, cause = _together(run, lambda: generate_texts(plan.stored, self._wanted.tokenizer, run.engine))
-        if cause and run.job.rank == 0:
-            run.tracker.event("probe_failed", step=run.state.step, suite=plan.suite, cause=f"generating: {cause}")
+        generated, cause = _together(run, lambda: generate_texts(self.plan.stored, self._wanted.tokenizer, run.engine))
+        if cause:
+            self._failed(run, GENERATING, cause)
         return generated
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the suite wants answers that the model writes."""
+        return any(task.prompts for task in self.plan.stored.tasks)
+
+    def _failed(self, run: Run, part: str, cause: str) -> None:
+        """A warning on rank 0, with the command that makes up for what is missing."""
+        if run.job.rank != 0:
+            return
+        step, suite = run.state.step, self.plan.suite
+        remedy = (
+            "The next save is scored as ever."
+            if is_fast(suite)
+            else f"Make up for it from the checkpoint: python -m probes watch {run.info.directory} until=now"
+        )
+        run.tracker.warn(
+            PROBE_FAILED,
+            f"Suite {suite}, step {step}: {part} failed ({cause}). Training goes on. {remedy}",
+            step=step,
+            suite=suite,
+            part=part,
+            cause=cause,
+        )
 
     def _report(self, run: Run, seconds: float) -> None:
         plan, skipped = self.plan, self.plan.skipped
@@ -181,8 +212,7 @@ class LiveTier:
             store.write_items(self.plan, answers, step=state.step)
             store.append(measurements, missing)
         except Exception as error:  # noqa: BLE001 (task files hold other people's code; the cause is recorded)
-            cause = f"{type(error).__name__}: {error}"
-            run.tracker.event("probe_failed", step=state.step, suite=self.plan.suite, cause=cause)
+            self._failed(run, "measuring", f"{type(error).__name__}: {error}")
             return
         self._say_missing(run, missing)
         run.tracker.log_views(dashboard_values(measurements), step=state.step, tokens=state.tokens)
@@ -224,15 +254,17 @@ def score_together(run: Run, rows: PackedRows) -> tuple[TokenLogProbs | None, st
 
 def _together(run: Run, work: Callable[[], T]) -> tuple[T | None, str]:
     done: T | None = None
-    cause = ""
+    cause, is_own = "", False
     try:
-        done = work()
+        with failing_together():
+            done = work()
     except Exception as error:  # noqa: BLE001 (out of memory above all; training must go on, the cause is recorded)
-        cause = f"{type(error).__name__}: {error}"
+        is_own = not isinstance(error, EngineError)  # which every rank has, and names the rank
+        cause = f"{type(error).__name__}: {error}" if is_own else str(error)
     failed = run.job.maximum(run.job.rank + 1 if cause else 0)
     if not failed:
         return done, ""
-    if cause and run.job.rank:
+    if is_own and run.job.rank:
         print(f"rank {run.job.rank} could not score step {run.state.step}: {cause}", file=sys.stderr, flush=True)
     return None, cause or f"rank {failed - 1} failed; its output says why"
 

@@ -25,7 +25,7 @@ from pretrain.config.run import RunConfig
 from pretrain.data.run_order import read_order
 from pretrain.engine.base import CheckpointScorer, PackedRows, TokenLogProbs
 from pretrain.engine.job import Job
-from pretrain.errors import CheckpointError, ProbeError
+from pretrain.errors import CheckpointError, EngineError, ProbeError
 from pretrain.locate import CHECKPOINTS, CONFIG_NAME
 from pretrain.track.sink import RunInfo
 from probes.beside import Settings, describe_layout, load_weights, score_in_slices
@@ -39,10 +39,13 @@ from probes.record import METRIC_MISSING
 from probes.request import ProbeTokenizer
 from probes.store import ProbeStore
 from probes.target import Target, checkpoint_target, weights_digest
+from probes.tier import GENERATING, PROBE_FAILED
 
 UNTIL = ("finished", "forever", "now")
 _LIFE = ("start", "resume", "finished", "stopped")
 _LAST_LINE_BYTES = 1 << 20
+_ATTEMPTS = 3
+"""How often a checkpoint is tried that a rank could not score; memory may be free the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ class Watcher:
         self._poll_seconds, self._until = poll_seconds, until
         self._stamp = describe_layout(settings, job)
         self._passed_over: dict[int, str] = {}
+        self._done: dict[int, tuple[str, bool]] = {}  # weights and whether answers were written, by step
+        self._failures: dict[int, int] = {}
+        self._owed: set[int] = set()  # steps at which training was to have answers written, and failed
         self._seen: set[int] = set()
         if job.rank == 0:
             self._store, self._journal = ProbeStore(directory), Journal(directory)
@@ -127,6 +133,8 @@ class Watcher:
         for step in todo:
             order = self._order(step)
             if order is not None:
+                if step in self._failures:
+                    time.sleep(self._poll_seconds)
                 return order
         if self._until == "now" or (self._until == "finished" and ended):
             return Order("end")
@@ -145,12 +153,17 @@ class Watcher:
         if problem:
             self._pass_over(step, problem)
             return None
-        if self._passed_over.get(step) == digest:
+        generate = self._writes(step)
+        if self._passed_over.get(step) == digest or self._done.get(step) == (digest, generate):
             return None
-        return Order("score", target, digest, generate=self._generate or step == self._config.total_steps)
+        return Order("score", target, digest, generate=generate)
+
+    def _writes(self, step: int) -> bool:
+        """Whether a checkpoint is to write the answers that the suite wants written."""
+        return self._generate or step == self._config.total_steps or step in self._owed
 
     def _todo(self) -> Iterator[int]:
-        """Steps to score, oldest first; those whose checkpoint has gone are reported."""
+        """Steps to score, oldest first, but those that failed last; steps whose checkpoint has gone are reported."""
         self._config = load_yaml(self._directory / CONFIG_NAME)  # a run that was extended has a longer calendar
         calendar, complete = self._calendar(), self._complete()
         there = _saved_steps(self._directory / CHECKPOINTS)
@@ -158,7 +171,7 @@ class Watcher:
             self._pass_over(step, "its checkpoint has been removed")
         self._seen = {step for step in there if calendar.is_due(step)}
         waiting = self._steps_of_training()
-        for step in sorted(self._seen - complete):
+        for step in sorted(self._seen - complete, key=lambda step: (self._failures.get(step, 0), step)):
             if step not in waiting:
                 yield step
 
@@ -166,8 +179,13 @@ class Watcher:
         """Steps that inline probing may still measure under this very plan."""
         if self._config.probe.mode != "inline" or self._has_ended(stopped=True):
             return set()
-        plans = [row.get("plan_hash") for row in self._events() if row.get("kind") == "probe_plan"]
-        if plans and plans[-1] != self._plan_hash:
+        plans: list[object] = []
+        for row in self._events():
+            if row.get("kind") in ("start", "resume"):
+                plans.clear()
+            elif row.get("kind") == "probe_plan":
+                plans.append(row.get("plan_hash"))  # of every tier
+        if plans and self._plan_hash not in plans:
             return set()
         last = _last_step(self._directory / "metrics.jsonl")
         return {step for step in self._seen if step >= last}
@@ -188,13 +206,19 @@ class Watcher:
             folder=folder,
             stamp={"weights": digest, "layout": self._stamp, "rows": self._rows.digest},
         )
-        scored, seconds = score_in_slices(
-            self._scorer, self._rows, partial, self._job, slice_rows=self._settings.slice_rows
-        )
         texts = None
-        if order.generate and any(task.prompts for task in self._stored.tasks):
-            texts = generate_texts(self._stored, self._tokenizer, self._scorer).texts
+        try:
+            scored, seconds = score_in_slices(
+                self._scorer, self._rows, partial, self._job, slice_rows=self._settings.slice_rows
+            )
+            if order.generate and any(task.prompts for task in self._stored.tasks):
+                texts = generate_texts(self._stored, self._tokenizer, self._scorer).texts
+        except EngineError as error:  # the same on every rank
+            failed = error
+            self._job.once(lambda: self._fail(target.facts.step, str(failed), digest))
+            return
         self._job.once(lambda: self._record(target, digest, partial, scored, seconds, texts))
+        self._done[target.facts.step] = digest, order.generate
 
     def _record(
         self,
@@ -224,6 +248,15 @@ class Watcher:
             _say(one.sentence())
         partial.remove()
         _say(f"step {step}  scored {plan.suite} in {seconds:.1f} s, {len(measurements)} measurements")
+
+    def _fail(self, step: int, cause: str, digest: str) -> None:
+        """Reports a checkpoint that a rank could not score; it comes again after the others, a few times."""
+        self._failures[step] = self._failures.get(step, 0) + 1
+        if self._failures[step] >= _ATTEMPTS:
+            self._pass_over(step, f"{cause} ({_ATTEMPTS} attempts; start watch again to try once more)", digest)
+            return
+        self._journal.write("failed", step=step, cause=cause)
+        _say(f"step {step}  could not be scored and will be tried again: {cause}")
 
     def _pass_over(self, step: int, cause: str, digest: str = "") -> None:
         """Reports a checkpoint that cannot be scored, once; another one of the same step is looked at again."""
@@ -255,8 +288,13 @@ class Watcher:
 
     def _complete(self) -> set[int]:
         assert self._examiner is not None, "rank 0 has it"
+        plan = self._examiner.plan
+        failed = PROBE_FAILED, GENERATING, plan.suite
+        found = [row for row in self._events() if (row.get("kind"), row.get("part"), row.get("suite")) == failed]
+        self._owed = {int(str(row["step"])) for row in found}
         self._store.refresh()
-        return self._store.complete_steps(self._examiner.plan)
+        scored, written = (self._store.complete_steps(plan, written=also) for also in (False, True))
+        return {step for step in scored if step in written or not self._writes(step)}
 
     def _calendar(self) -> Calendar:
         config = self._config

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from pretrain.engine.agree import agree
 from pretrain.engine.device import backend, prepare_device, read_later
+from pretrain.errors import EngineError, FinelineError
 
 T = TypeVar("T")
 
@@ -63,10 +66,35 @@ class Job:
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001 - raised below, on every rank
-                failure = error
+                failure = _portable(error)
         result, failure = self.broadcast((result, failure))
         if failure is not None:
             raise failure
+        return cast(T, result)
+
+    def everywhere(self, work: Callable[[], T], *, what: str) -> T:
+        """Does work that meets no other rank, on every rank; if it fails on one, no rank goes on.
+
+        Args:
+            work: such as reading a file.
+            what: names it as the subject of a sentence: "Reading the plan".
+
+        Raises:
+            FinelineError: on a rank whose work raised one, the same.
+            EngineError: on every other rank; names a rank that failed and its cause.
+        """
+        result: T | None = None
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - raised below, on every rank
+            failure = error
+        try:
+            agree(failure, what=what)
+        except EngineError:
+            if isinstance(failure, FinelineError):
+                raise failure from None
+            raise
         return cast(T, result)
 
     def maximum(self, value: int) -> int:
@@ -95,6 +123,15 @@ class Job:
         """Leaves the job."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _portable(error: Exception) -> Exception:
+    """The same error, or its words where it cannot travel, as those of classes that a task's own file defines."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 (whatever pickling it raises, rank 0 must not leave the others waiting)
+        return EngineError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def environment_rank() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.parity.failure_workers import PLACES
+from tests.parity.failure_workers import ENTRIES, PLACES
 from tests.parity.workers import Layout
 from tests.support.ranks import run_ranks
 
@@ -50,6 +50,36 @@ def test_every_rank_raises_the_same_error_and_scores_again_after(index: int, ran
             assert message == f"Scoring failed on rank {rank}: MemoryError: no memory in {place}"
     assert len(first["errors"]) == 2 * len(PLACES)
     assert len({*first["scores"], *second["scores"]}) == 1
+
+
+@every_layout
+def test_a_rank_that_fails_before_the_ranks_agree_or_after_its_last_pass_holds_nobody_up(
+    index: int, ranks: Any
+) -> None:
+    first, second = (rank[index] for rank in ranks)
+    assert first["entries"] == second["entries"]
+    assert [(place, rank) for place, rank, _ in first["entries"]] == [(p, r) for p in ENTRIES for r in (0, 1)]
+    for place, rank, cause in first["entries"]:
+        assert cause == f"Scoring failed on rank {rank}: MemoryError: no memory", place
+
+
+@every_layout
+def test_a_rank_without_prompts_and_a_rule_of_when_to_stop_that_fails_are_errors_on_every_rank(
+    index: int, ranks: Any
+) -> None:
+    wrong, failing, after = ranks[0][index]["generating"]
+    assert ranks[1][index]["generating"] == [wrong, failing, after]
+    assert wrong.startswith("Scoring failed on rank 1: ValueError: invalid literal for int()")
+    assert failing.startswith("Scoring failed on rank ") and failing.endswith(": MemoryError: no memory")
+    assert after == "same"
+
+
+def test_what_one_rank_alone_fails_at_is_an_error_on_every_rank(ranks: Any) -> None:
+    (first, *told), (second, typed, *same) = (rank[0]["jointly"] for rank in ranks)
+    assert first == second == "EngineError: Reading failed on rank 1: OSError: no disk"
+    assert typed == "DataError: no text"
+    assert told == ["EngineError: Reading failed on rank 1: no text", "EngineError: Local: of a task", "none"]
+    assert same == told[1:]
 
 
 @every_layout

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pretrain.config.run import RunConfig
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
@@ -101,6 +102,7 @@ class DeepSpeedEngine:
         )
         return PendingStep.done(result)
 
+    @failing_together()
     def score(self, rows: PackedRows) -> TokenLogProbs:
         """Forward only on the live weights; leaves the engine as it was."""
         vocab_size = self._spec.vocab_size
@@ -112,6 +114,7 @@ class DeepSpeedEngine:
             with without_hooks(self._model):
                 return score_rows(self._chunks, rows, vocab_size=vocab_size, run=run_pieces)
 
+    @failing_together()
     def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
         """Greedy continuations from the live weights; leaves the engine as it was.
 

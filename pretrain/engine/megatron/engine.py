@@ -18,6 +18,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from pretrain.config.run import RunConfig
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.device import read_later
 from pretrain.engine.initialize import initialize
@@ -133,11 +134,13 @@ class MegatronEngine:
         )
         return self._reduce_losses(outputs) / tokens
 
+    @failing_together()
     def score(self, rows: PackedRows) -> TokenLogProbs:
         """Forward only on the live weights; leaves the engine as it was."""
         with evaluation(self._chunks, self._wrappers):
             return score_rows(self._chunks, rows, vocab_size=self._spec.vocab_size)
 
+    @failing_together()
     def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
         """Greedy continuations from the live weights; leaves the engine as it was."""
         with evaluation(self._chunks, self._wrappers):

@@ -58,40 +58,69 @@ def generate_ids(
         EngineError: ranks were given different requests, one has no prompt or asks for nothing, or a rank failed on
             the way (out of memory); the same on every rank, all of which can go on.
     """
-    device = next(chunks[0].parameters()).device
-    _refuse(requests, device)
-    if not requests:
+    in_step = InStep()
+    share = in_step.attempt(lambda: _share(chunks, requests, vocab_size, in_step))
+    if not in_step.agree(number=share.digest if share is not None else 0):
+        raise EngineError("Ranks were given different prompts to continue; they must be the same on every rank.")
+    assert share is not None, "a rank without a share has failed"
+    if share.model is None:
         return []
-    needed = [len(request.prompt) + request.max_new_tokens for request in requests]
-    rank, size = groups.replicas()
-    model = _LockStep(chunks, vocab_size, longest=max(needed), device=device)
-    mine = split_by_tokens(needed, size)[rank]
-    found = _continue_all(model, requests, mine, cache_tokens) if mine else {}
-    model.in_step.agree()
-    ids = torch.zeros(len(requests), max(request.max_new_tokens for request in requests), dtype=torch.int64)
-    if parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_pipeline_model_parallel_rank() == 0:
-        for index, sequence in found.items():
-            ids[index, : len(sequence)] = torch.tensor(sequence) + 1
-    ids = ids.to(device)
+    # What is not a pass, such as a rule that ends an answer, fails on all ranks of its replica; the others wait here.
+    ids = in_step.attempt(lambda: _answers(share, requests, cache_tokens))
+    in_step.agree()
+    assert ids is not None, "a rank without answers has failed"
     dist.all_reduce(ids)  # one rank speaks for each request; 0 is nothing
     return [(row[row > 0] - 1).tolist() for row in ids.cpu().numpy()]
 
 
-def _refuse(requests: Sequence[GenerationRequest], device: torch.device) -> None:
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one replica continues.
+
+    Attributes:
+        digest: of all requests, the same on every rank.
+        mine: indices of this replica's.
+        model: what continues them; None where nothing is asked.
+    """
+
+    digest: int
+    mine: list[int]
+    model: _LockStep | None
+
+
+def _share(chunks: Sequence[Any], requests: Sequence[GenerationRequest], vocab_size: int, in_step: InStep) -> _Share:
+    """This rank's own work before the first pass."""
+    digest = _digest(requests)
+    if not requests:
+        return _Share(digest, [], None)
+    needed = [len(request.prompt) + request.max_new_tokens for request in requests]
+    rank, size = groups.replicas()
+    return _Share(digest, split_by_tokens(needed, size)[rank], _LockStep(chunks, vocab_size, in_step, max(needed)))
+
+
+def _answers(share: _Share, requests: Sequence[GenerationRequest], cache_tokens: int) -> torch.Tensor:
+    """int64 [requests, most new tokens]: id + 1 on the one rank that speaks for a request, 0 elsewhere."""
+    assert share.model is not None, "something is asked"
+    found = _continue_all(share.model, requests, share.mine, cache_tokens) if share.mine else {}
+    ids = torch.zeros(len(requests), max(request.max_new_tokens for request in requests), dtype=torch.int64)
+    if parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_pipeline_model_parallel_rank() == 0:
+        for index, sequence in found.items():
+            ids[index, : len(sequence)] = torch.tensor(sequence) + 1
+    return ids.to(share.model.device)
+
+
+def _digest(requests: Sequence[GenerationRequest]) -> int:
+    """Names the requests, which must be the same on every rank."""
+    for index, request in enumerate(requests):
+        if not request.prompt or request.max_new_tokens < 1:
+            raise EngineError(
+                f"Request {index} to generate has an empty prompt or max_new_tokens below 1; give it one of each."
+            )
     digest = hashlib.sha256()
     for request in requests:
         facts = (len(request.prompt), request.max_new_tokens, *request.prompt, -1, *sorted(request.stop_ids))
         digest.update(np.array(facts, np.int64).tobytes())
-    number = int.from_bytes(digest.digest()[:7], "big")
-    misfit = next((i for i, r in enumerate(requests) if not r.prompt or r.max_new_tokens < 1), -1)
-    told = torch.tensor([number, -number, misfit], dtype=torch.int64, device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    if told[0] != -told[1]:
-        raise EngineError("Ranks were given different prompts to continue; they must be the same on every rank.")
-    if told[2] >= 0:
-        raise EngineError(
-            f"Request {int(told[2])} to generate has an empty prompt or max_new_tokens below 1; give it one of each."
-        )
+    return int.from_bytes(digest.digest()[:7], "big")
 
 
 @dataclass(slots=True)
@@ -147,9 +176,9 @@ def _continue_all(
 class _LockStep:
     """The model of one replica: tokens in, the likeliest next ones out, on all of its ranks at once."""
 
-    def __init__(self, chunks: Sequence[Any], vocab_size: int, *, longest: int, device: torch.device) -> None:
-        self.in_step = InStep()
-        self._chunks, self._vocab_size, self._device = chunks, vocab_size, device
+    def __init__(self, chunks: Sequence[Any], vocab_size: int, in_step: InStep, longest: int) -> None:
+        self.device = next(chunks[0].parameters()).device
+        self._chunks, self._vocab_size, self._in_step = chunks, vocab_size, in_step
         self._config = chunks[0].config
         self._rope_table = chunks[0].rotary_pos_emb.get_emb(longest)
         self._parts = sequence_parts(self._config)
@@ -173,15 +202,15 @@ class _LockStep:
     def decode(self, cache: KeyValueCache, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
         """The token after each slot's newest one."""
         row = _row(np.array(tokens, np.int32), np.array(positions), wanted_W=np.arange(len(tokens)))
-        return self._next_tokens(row, Decode(cache, positions, self._device))
+        return self._next_tokens(row, Decode(cache, positions, self.device))
 
     def _next_tokens(self, row: PackedRow, attention: CachedAttention) -> list[int]:
-        last = torch.zeros(2, len(row.wanted_W), device=self._device)
+        last = torch.zeros(2, len(row.wanted_W), device=self.device)
         best = [last[0], last[1].long()]  # what a rank that has failed says
         for model in self._chunks:
             received = None if model.pre_process else self._receive(row)
             work = functools.partial(self._pass, model, row, attention, received, best)
-            out = self.in_step.run(model, row, work)
+            out = self._in_step.run(model, row, work)
             if not model.post_process:
                 self._exchange(dist.P2POp(dist.isend, out.contiguous(), self._following, self._pipeline))
         ids_W = best[1]
@@ -198,7 +227,7 @@ class _LockStep:
     ) -> torch.Tensor:
         out = forward_row(model, stage(row, self._rope_table, self._config, attention), received)
         if model.post_process:
-            (wanted,) = move([row.wanted_W], self._device)
+            (wanted,) = move([row.wanted_W], self.device)
             best[:] = self._likeliest(model, pick(out[:, 0], wanted, self._config.sequence_parallel))
         return out
 
@@ -218,7 +247,7 @@ class _LockStep:
 
     def _receive(self, row: PackedRow) -> torch.Tensor:
         shape = (len(row.tokens_S) // self._parts, 1, self._config.hidden_size)
-        received = torch.empty(shape, dtype=self._config.pipeline_dtype, device=self._device)
+        received = torch.empty(shape, dtype=self._config.pipeline_dtype, device=self.device)
         self._exchange(dist.P2POp(dist.irecv, received, self._previous, self._pipeline))
         return received
 

@@ -46,6 +46,7 @@ class Head:
     _pair_position: list[torch.Tensor] = field(default_factory=list)
     _pair_id: list[torch.Tensor] = field(default_factory=list)
     _num_positions: int = 0
+    _answers: torch.Tensor | None = None
 
     def add(self, model: Any, hidden_S1H: torch.Tensor, row: PackedRow) -> None:
         """Adds one row.
@@ -94,25 +95,35 @@ class Head:
         self._pair_id.append(ids)
         self._num_positions += len(hidden_WH)
 
+    def put_together(self, num_pairs: int, device: torch.device) -> None:
+        """Joins the parts of all rows and makes room for the answers, which takes memory and meets no other rank."""
+        of_rows = (self._maximum, self._exp_sum, self._winner, self._pair_logit, self._pair_leads)
+        for parts in (*of_rows, self._pair_tile, self._pair_position, self._pair_id):
+            parts[:] = [torch.cat(parts)] if parts else []
+        self._answers = torch.zeros(2, num_pairs, dtype=torch.float64, device=device)
+
     def merge(self, num_pairs: int, device: torch.device) -> torch.Tensor:
         """[2, num_pairs] float64: log-probability and greedy flag, zeros where another rank speaks.
 
         Greedy is the first of equal maxima, as `argmax` has it. Every rank of a tensor-parallel group calls it.
         """
-        answers = torch.zeros(2, num_pairs, dtype=torch.float64, device=device)
+        if self._answers is None:
+            self.put_together(num_pairs, device)
+        answers = self._answers
+        assert answers is not None, "just made"
         if not self._num_positions:
             return answers
-        local_max, total, winner = (torch.cat(t) for t in (self._maximum, self._exp_sum, self._winner))
+        (local_max,), (total,), (winner,) = self._maximum, self._exp_sum, self._winner
         group = parallel_state.get_tensor_model_parallel_group()
         top = local_max.clone()
         dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
         total = _sum_in_order(total * (local_max - top).exp(), group)
-        of_pairs = torch.stack([torch.cat(self._pair_logit), torch.cat(self._pair_leads)])
+        of_pairs = torch.stack([self._pair_logit[0], self._pair_leads[0]])
         dist.all_reduce(of_pairs, group=group)  # all but one rank add zero: no rounding
         winner = torch.where(local_max == top, winner, torch.iinfo(torch.int64).max)
         dist.all_reduce(winner, dist.ReduceOp.MIN, group=group)
         if parallel_state.get_tensor_model_parallel_rank() == 0:
-            at, tile, ids = (torch.cat(t) for t in (self._pair_position, self._pair_tile, self._pair_id))
+            (at,), (tile,), (ids,) = self._pair_position, self._pair_tile, self._pair_id
             answers[0, ids] = of_pairs[0].double() - top[at].double() - total[at].double().log()
             answers[1, ids] = ((of_pairs[1] > 0) & (winner[at] == tile)).double()
         return answers

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from pretrain.engine.agree import agree
 from pretrain.engine.base import PackedRow
 from pretrain.engine.sharded.staged import sequence_parts
-from pretrain.errors import EngineError
+
+T = TypeVar("T")
 
 
 class InStep:
@@ -31,6 +33,16 @@ class InStep:
         self.error: Exception | None = None
         self._group = parallel_state.get_tensor_model_parallel_group()
 
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """The result of work that meets no other rank; None on a rank that has failed, now or before."""
+        if self.error is None:
+            try:
+                return work()
+            except Exception as error:  # noqa: BLE001 (out of memory above all; raised on every rank by `agree`)
+                self.error = self.error or error
+                traceback.clear_frames(error.__traceback__)  # they hold this pass's activations
+        return None
+
     def run(self, model: Any, row: PackedRow, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The result of one forward pass; zeros of the same shape on a rank that has failed.
 
@@ -40,12 +52,9 @@ class InStep:
             work: the pass, and for the last chunk its head.
         """
         before = self._group._get_sequence_number_for_group()
-        if self.error is None:
-            try:
-                return work()
-            except Exception as error:  # noqa: BLE001 (out of memory above all; raised on every rank by `agree`)
-                self.error = error
-                traceback.clear_frames(error.__traceback__)  # they hold this pass's activations
+        result = self.attempt(work)
+        if result is not None:
+            return result
         joined = self._group._get_sequence_number_for_group() - before
         whole, part = _shapes(model, row)
         settings: dict[str, Any] = {"dtype": model.config.params_dtype, "device": next(model.parameters()).device}
@@ -65,21 +74,9 @@ class InStep:
                 dist.all_reduce(wanted, group=self._group)
         return torch.zeros(part, **settings)
 
-    def agree(self) -> None:
-        """Every rank calls it after its last pass.
-
-        Raises:
-            EngineError: on every rank the same, if one has failed.
-        """
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        told = torch.tensor([0 if self.error is None else dist.get_rank() + 1], device=device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        failed = int(told.item()) - 1
-        if failed < 0:
-            return
-        cause = [f"{type(self.error).__name__}: {self.error}"]
-        dist.broadcast_object_list(cause, src=failed, device=device)
-        raise EngineError(f"Scoring failed on rank {failed}: {cause[0]}") from self.error
+    def agree(self, *, number: int = 0) -> bool:
+        """Every rank calls it before its first pass and after its last one; see `pretrain.engine.agree.agree`."""
+        return agree(self.error, number=number)
 
 
 def collectives(model: Any) -> list[str]:

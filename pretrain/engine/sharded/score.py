@@ -16,12 +16,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from pretrain.engine.agree import agree
 from pretrain.engine.base import PackedRow, PackedRows, TokenLogProbs
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.head import Head
@@ -49,21 +51,50 @@ def score_rows(
             rank, all of which can score again.
     """
     device = next(chunks[0].parameters()).device
-    _refuse_differences(rows, device)
-    rank, size = groups.replicas()
-    shares = split_by_tokens([len(r.tokens_S) for r in rows.rows], size)
-    mine = [divisible(rows.rows[i], sequence_parts(chunks[0].config)) for i in shares[rank]]
-    longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
-    head = Head(vocab_size)
     in_step = InStep()
-    rope_table = chunks[0].rotary_pos_emb.get_emb(longest)
-    (run or run_ring)(chunks, mine, rope_table, head, in_step, most_rows=max(map(len, shares)))
+    share = in_step.attempt(lambda: _share(chunks, rows))
+    if not in_step.agree(number=share.digest if share is not None else 0):
+        raise EngineError("Ranks were given different rows to score; the plan must be the same file on every rank.")
+    assert share is not None, "a rank without a share has failed"
+    head = Head(vocab_size)
+    (run or run_ring)(chunks, share.rows, share.rope_table, head, in_step, most_rows=share.most_rows)
+    in_step.attempt(lambda: head.put_together(rows.num_pairs, device))
     in_step.agree()
     answers = head.merge(rows.num_pairs, device)
     if dist.get_world_size() > 1:
         dist.all_reduce(answers)  # exactly one rank speaks for each pair, so the sum has no rounding
     result = answers.cpu().numpy()
     return TokenLogProbs(log_prob_P=result[0], is_greedy_P=result[1] > 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one replica scores.
+
+    Attributes:
+        digest: of all rows, the same on every rank.
+        rows: this replica's.
+        most_rows: the most that any replica has.
+        rope_table: rotary embeddings of every position.
+    """
+
+    digest: int
+    rows: list[PackedRow]
+    most_rows: int
+    rope_table: torch.Tensor
+
+
+def _share(chunks: Sequence[Any], rows: PackedRows) -> _Share:
+    """This rank's own work before the first pass."""
+    rank, size = groups.replicas()
+    shares = split_by_tokens([len(r.tokens_S) for r in rows.rows], size)
+    longest = max((int(r.positions_S.max()) for r in rows.rows), default=0) + 1
+    return _Share(
+        digest=int.from_bytes(bytes.fromhex(rows.digest)[:7], "big"),
+        rows=[divisible(rows.rows[i], sequence_parts(chunks[0].config)) for i in shares[rank]],
+        most_rows=max(map(len, shares)),
+        rope_table=chunks[0].rotary_pos_emb.get_emb(longest),
+    )
 
 
 def split_by_tokens(lengths: Sequence[int], replicas: int) -> list[list[int]]:
@@ -80,12 +111,15 @@ def split_by_tokens(lengths: Sequence[int], replicas: int) -> list[list[int]]:
 def evaluation(chunks: Sequence[Any], wrappers: Sequence[Any]) -> Iterator[None]:
     """Evaluation mode without gradients; everything it touches is put back. Every rank enters it.
 
+    It begins with `agree`, before the first collective that a rank which failed on its way here would not join.
+
     Args:
         chunks: bare model chunks.
         wrappers: their DistributedDataParallel wrappers. With overlapped parameter gather the weights are stale
             until the next forward, and the wrapper's hooks would start collectives on ranks that have rows only:
             weights are gathered here once, and the hooks are away meanwhile.
     """
+    agree()
     training = [[module.training for module in chunk.modules()] for chunk in chunks]
     random_state = torch.get_rng_state()
     pool = parallel_state.get_global_memory_buffer().buffer  # sequence parallel gathers into a pool that only grows
@@ -108,14 +142,6 @@ def evaluation(chunks: Sequence[Any], wrappers: Sequence[Any]) -> Iterator[None]
                 module.training = flag
         for wrapper in hooked:
             wrapper.enable_forward_pre_hook()
-
-
-def _refuse_differences(rows: PackedRows, device: torch.device) -> None:
-    digest = int.from_bytes(bytes.fromhex(rows.digest)[:7], "big")
-    told = torch.tensor([digest, -digest], dtype=torch.int64, device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    if told[0] != -told[1]:
-        raise EngineError("Ranks were given different rows to score; the plan must be the same file on every rank.")
 
 
 def run_ring(

@@ -13,6 +13,7 @@ import torch
 
 from pretrain.checkpoint.source import TensorSource
 from pretrain.config.run import RunConfig
+from pretrain.engine.agree import failing_together
 from pretrain.engine.base import GenerationRequest, PackedRows, TokenLogProbs
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of, fill_weights
@@ -46,11 +47,13 @@ class ModelScorer:
         """Replaces all weights in place; reads this rank's part of them only."""
         fill_weights(self._blocks, source)
 
+    @failing_together()
     def score(self, rows: PackedRows) -> TokenLogProbs:
         """Forward only, with the weights loaded last."""
         with evaluation(self._chunks, []):
             return score_rows(self._chunks, rows, vocab_size=self._spec.vocab_size)
 
+    @failing_together()
     def generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
         """Greedy continuations, with the weights loaded last."""
         with evaluation(self._chunks, []):

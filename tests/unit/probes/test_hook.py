@@ -12,7 +12,7 @@ from pretrain.config.probe import ProbeConfig
 from pretrain.config.tokenizer import TokenizerConfig
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.base import PackedRows, TokenLogProbs
-from pretrain.errors import ProbeError
+from pretrain.errors import EngineError, ProbeError
 from pretrain.state import RunState
 from probes.hook import ProbeHook
 from probes.store import load_measurements
@@ -42,6 +42,12 @@ class Job:
 
     def maximum(self, value: int) -> int:
         return max(value, self.others)
+
+    def everywhere(self, work: Callable[[], Any], *, what: str) -> Any:
+        result = work()
+        if self.others:
+            raise EngineError(f"{what} failed on rank {self.others - 1}: OSError: no disk")
+        return result
 
 
 class Engine:
@@ -204,10 +210,9 @@ def test_a_rank_that_fails_alone_fails_the_probe_on_every_rank(
     runs[1].engine.score = fail
     for hook, run in zip(hooks, runs, strict=True):
         save_at(hook, run, 10)
-    assert runs[0].tracker.events[-1][::2] == (
-        "probe_failed",
-        {"suite": "two", "cause": "rank 1 failed; its output says why"},
-    )
+    kind, _, fields = runs[0].tracker.events[-1]
+    assert (kind, fields["suite"], fields["part"]) == ("probe_failed", "two", "scoring")
+    assert fields["cause"] == "rank 1 failed; its output says why"
     assert "rank 1 could not score step 10: RuntimeError: a bad chip" in capsys.readouterr().err
     assert not (tmp_path / "probes.jsonl").exists()
     runs[0].job.others = 0
@@ -288,7 +293,7 @@ def test_a_rank_that_cannot_read_the_plan_stops_every_rank(
         make_hook(two_tasks, tokenizer).on_start(make_run(tmp_path / "elsewhere", task_folder, rank=1, told=told))
     run = make_run(tmp_path, task_folder, told=told)
     run.job.others = 2
-    with pytest.raises(ProbeError, match="Rank 1 cannot read the plan"):
+    with pytest.raises(ProbeError, match="Reading the plan failed on rank 1: OSError: no disk"):
         make_hook(two_tasks, tokenizer).on_start(run)
 
 

@@ -17,20 +17,23 @@ from pretrain.config.load import to_yaml
 from pretrain.config.run import RunConfig
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.engine.base import PackedRows, TokenLogProbs
-from pretrain.errors import CheckpointError, ConfigError, ProbeError
+from pretrain.errors import CheckpointError, ConfigError, EngineError, ProbeError
 from pretrain.locks import Held
 from probes import watch
 from probes.beside import Settings, score_in_slices, select_rows
 from probes.commands.arguments import parse_keys
 from probes.examiner import Examiner, results_table
+from probes.hook import ProbeHook
 from probes.journal import SCORED, Journal
 from probes.late import TRAINING_LOCK, LateScoresHook, show_unshown
 from probes.partial import PartialAnswers
 from probes.plan import Plan
 from probes.score import CheckpointFacts
 from probes.store import ProbeStore
+from probes.suite import load_suite
 from probes.watch import Watcher
 from tests.unit.probes.conftest import write_task
+from tests.unit.probes.test_hook import make_run, save_at
 
 
 class Job:
@@ -40,8 +43,8 @@ class Job:
     def once(self, work: Callable[[], Any]) -> Any:
         return work()
 
-    def maximum(self, value: int) -> int:
-        return value
+    def everywhere(self, work: Callable[[], Any], *, what: str) -> Any:
+        return work()
 
     def broadcast(self, value: Any) -> Any:
         return value
@@ -287,6 +290,7 @@ def test_beside_inline_probing_only_steps_that_training_left_out_are_scored(run:
     run.config.probe.mode = "inline"
     run.write_config()
     run.event("probe_plan", 0, plan_hash=run.examiner.plan.plan_hash)
+    run.event("probe_plan", 0, plan_hash="that of the fast tier")
     run.save(0, 10)
     run.metrics_at(10)
     run.watcher("now").run()
@@ -296,9 +300,64 @@ def test_beside_inline_probing_only_steps_that_training_left_out_are_scored(run:
     assert run.steps() == [0, 10]
     run.save(20)
     run.metrics_at(20)
+    run.event("resume", 20)
     run.event("probe_plan", 20, plan_hash="another")
     run.watcher("now").run()
     assert run.steps() == [0, 10, 20], "training measures another plan"
+
+
+def test_what_inline_probing_failed_on_is_made_up_for_and_later_saves_are_not_harmed(
+    run: FakeRun, suite_file: Path, task_folder: Path, tokenizer: Tokenizer
+) -> None:
+    training = make_run(run.directory, task_folder)
+    training.config.probe.tokens_per_row = 128
+    hook = ProbeHook(suite=load_suite(suite_file), tokenizer=tokenizer, max_length=256, flops_per_token=6.0)
+    hook.on_start(training)
+    assert hook.tiers["full"].plan.plan_hash == run.examiner.plan.plan_hash
+    score = training.engine.score
+    for step in (0, 10, 20):
+        training.engine.score = broken if step == 10 else score
+        save_at(hook, training, step)
+    assert run.steps() == [0, 20]
+    (warning,) = [fields["warning"] for kind, _, fields in training.tracker.events if kind == "probe_failed"]
+    assert "no memory" in warning and f"python -m probes watch {run.directory} until=now" in warning
+    run.config.probe.mode = "inline"
+    run.write_config()
+    run.event("probe_plan", 0, plan_hash=run.examiner.plan.plan_hash)
+    run.save(0, 10, 20)
+    run.metrics_at(21)
+    run.watcher("now").run()
+    assert [row["step"] for row in run.journal(SCORED)] == [10] and sorted(run.steps()) == [0, 10, 20]
+
+
+def broken(*_: Any) -> Any:
+    raise EngineError("Scoring failed on rank 1: MemoryError: no memory")
+
+
+def test_a_checkpoint_that_a_rank_could_not_score_comes_again_after_the_others(run: FakeRun) -> None:
+    run.save(0, 10)
+    score, faults = run.scorer.score, [broken, broken]
+    run.scorer.score = lambda rows: (faults.pop() if faults else score)(rows)  # type: ignore[method-assign]
+    run.meanwhile = [lambda: None] * 2  # it waits before each second attempt
+    run.watcher("now").run()
+    assert run.steps() == [0, 10], "the first attempts at both failed"
+    assert [row["step"] for row in run.journal("failed")] == [0, 10]
+
+
+def test_a_checkpoint_that_cannot_be_scored_at_all_is_passed_over_in_the_end(run: FakeRun) -> None:
+    run.save(0, 10)
+    score, calls = run.scorer.score, []
+
+    def fail_on_the_first(rows: PackedRows) -> TokenLogProbs:
+        calls.append(run.scorer.weights)
+        return broken() if run.scorer.weights == 1 else score(rows)
+
+    run.scorer.score = fail_on_the_first  # type: ignore[method-assign]
+    run.meanwhile = [lambda: None] * 2
+    run.watcher("now").run()
+    assert run.steps() == [10] and calls.count(1) == 3
+    (row,) = run.journal("passed_over")
+    assert row["step"] == 0 and "no memory" in row["cause"] and "start watch again" in row["cause"]
 
 
 def test_a_model_that_diverged_is_reported_and_not_tried_again(run: FakeRun) -> None:
@@ -382,10 +441,8 @@ def test_arguments_make_settings_and_a_run_completes_them() -> None:
         Settings.from_keys({"precision": "fp8"})
 
 
-@pytest.mark.parametrize(("generate", "expected"), [(False, [40]), (True, [0, 10, 20, 30, 40])])
-def test_answers_are_written_by_the_last_checkpoint_or_by_all(
-    generate: bool, expected: list[int], tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def written_run(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    """A run whose suite wants written answers, and whose model always writes one word."""
     items = [{"question": f"say {word}", "answer": word} for word in ("stone", "river", "tree")]
     definition = {
         "output_type": "generate_until",
@@ -409,9 +466,31 @@ def test_answers_are_written_by_the_last_checkpoint_or_by_all(
         return [list(river) for _ in requests]
 
     monkeypatch.setattr(run.scorer, "generate", generated, raising=False)
+    return run
+
+
+@pytest.mark.parametrize(("generate", "expected"), [(False, [40]), (True, [0, 10, 20, 30, 40])])
+def test_answers_are_written_by_the_last_checkpoint_or_by_all(
+    generate: bool, expected: list[int], tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written_run(tmp_path, tokenizer, monkeypatch)
     run.save(0, 10, 20, 30, 40)
     run.event("finished", 40)
     run.watcher(generate=generate).run()
     found = {row["step"]: row["value"] for row in run.rows() if row["metric"] == "exact_match"}
     assert found == dict.fromkeys(expected, pytest.approx(1 / 3))
     assert run.steps() == [0, 10, 20, 30, 40]
+
+
+def test_answers_that_training_failed_to_have_written_are_made_up_for(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written_run(tmp_path, tokenizer, monkeypatch)
+    run.save(0, 10, 20)
+    run.watcher("now").run()
+    assert run.journal(SCORED) and not [row for row in run.rows() if row["metric"] == "exact_match"]
+    run.event("probe_failed", 10, suite="say", part="generating", cause="no memory")
+    run.watcher("now").run()
+    run.watcher("now").run()
+    assert {row["step"] for row in run.rows() if row["metric"] == "exact_match"} == {10}
+    assert [row["step"] for row in run.journal(SCORED)] == [0, 10, 20, 10]
