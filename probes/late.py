@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pretrain.config.run import RunConfig
 from pretrain.errors import ProbeError
 from pretrain.locks import Held
-from pretrain.track.sink import RunInfo, Sink
+from pretrain.track.sink import RunInfo
+from pretrain.track.tracker import reopen_views
 from probes.journal import Journal, Place
 from probes.record import Measurement
 from probes.store import ProbeStore
@@ -147,42 +148,14 @@ def show_rest(
             time.sleep(0.2)
     except OSError as error:
         raise ProbeError(f"{directory} cannot be locked: {error}. Check the disk's permissions.") from error
-    sinks = _open(config, info, say)
+    views = reopen_views(config.track, info)
     try:
-        return show_unshown(journal, store, lambda values, step, tokens: _log(sinks, values, step, tokens, say))
+        return show_unshown(
+            journal, store, lambda values, step, tokens: views.log_views(values, step=step, tokens=tokens)
+        )
     finally:
-        for sink in sinks.copy():
-            _guard(sinks, sink, sink.close, say)
+        views.close()
         lock.release()
-
-
-def _open(config: RunConfig, info: RunInfo, say: Callable[[str], None]) -> list[Sink]:
-    sinks: list[Sink] = []
-    if config.track.wandb.enabled:
-        from pretrain.track.wandb import WandbSink
-
-        sinks.append(WandbSink(config.track.wandb))
-    if config.track.tensorboard.enabled:
-        from pretrain.track.tensorboard import TensorboardSink
-
-        sinks.append(TensorboardSink())
-    for sink in sinks.copy():
-        _guard(sinks, sink, lambda sink=sink: sink.open(info), say)  # type: ignore[misc]
-    return sinks
-
-
-def _log(sinks: list[Sink], values: Mapping[str, float], step: int, tokens: int, say: Callable[[str], None]) -> None:
-    for sink in sinks.copy():
-        _guard(sinks, sink, lambda sink=sink: sink.log(values, step=step, tokens=tokens), say)  # type: ignore[misc]
-
-
-def _guard(sinks: list[Sink], sink: Sink, call: Callable[[], object], say: Callable[[str], None]) -> None:
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 (whatever a third-party client raises, the record is complete)
-        say(f"The {type(sink).__name__.removesuffix('Sink').lower()} view failed: {type(error).__name__}: {error}")
-        if sink in sinks:
-            sinks.remove(sink)
 
 
 def domains_of(measurements: Sequence[Measurement]) -> tuple[str, ...]:

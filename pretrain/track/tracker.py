@@ -141,11 +141,8 @@ class Tracker:
         with contextlib.suppress(Exception):  # It is broken already, and its cause is reported below.
             view.close()
         name, cause = type(view).__name__.removesuffix("Sink").lower(), f"{type(error).__name__}: {error}"
-        print(
-            f"warning: the {name} view is switched off: {cause}. Training and metrics.jsonl go on without it.",
-            file=sys.stderr,
-            flush=True,
-        )
+        goes_on = "Training and metrics.jsonl go on" if self._record is not None else "What is on disk is complete"
+        print(f"warning: the {name} view is switched off: {cause}. {goes_on} without it.", file=sys.stderr, flush=True)
         self.event("sink_disabled", sink=name, cause=cause)
 
 
@@ -168,6 +165,24 @@ def build_tracker(config: TrackConfig, info: RunInfo, *, rank: int = 0) -> Track
         from pretrain.track.console import ConsoleSink
 
         views.append(ConsoleSink(config.console))
+    record = JsonlSink()
+    record.open(info)
+    return _with_views(Tracker(record), [*views, *_lasting_views(config)], info)
+
+
+def reopen_views(config: TrackConfig, info: RunInfo) -> Tracker:
+    """W&B and TensorBoard of a run whose training has left, for what comes late; without the record.
+
+    Args:
+        config: which views.
+        info: static facts of the run.
+    """
+    return _with_views(Tracker(), _lasting_views(config), info)
+
+
+def _lasting_views(config: TrackConfig) -> list[Sink]:
+    """The configured views that keep what they are given, and can be opened again."""
+    views: list[Sink] = []
     if config.wandb.enabled:
         from pretrain.track.wandb import WandbSink
 
@@ -176,9 +191,10 @@ def build_tracker(config: TrackConfig, info: RunInfo, *, rank: int = 0) -> Track
         from pretrain.track.tensorboard import TensorboardSink
 
         views.append(TensorboardSink())
-    record = JsonlSink()
-    record.open(info)
-    tracker = Tracker(record)
+    return views
+
+
+def _with_views(tracker: Tracker, views: Sequence[Sink], info: RunInfo) -> Tracker:
     for view in views:
         tracker.add_view(view, info)
     return tracker

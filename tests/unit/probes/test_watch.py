@@ -397,6 +397,29 @@ def test_training_shows_late_scores_once_each_and_the_watcher_what_is_left(run: 
     assert shown == [(0, 0), (10, 1000), (20, 2000)]
 
 
+def test_what_is_left_to_show_goes_to_the_views_of_the_run_and_a_view_that_fails_is_named(
+    run: FakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run.config.track.wandb.enabled, run.config.track.tensorboard.enabled = False, True
+    run.write_config()
+    run.save(0, 10)
+    run.event("finished", 40)
+    run.watcher().run()
+    written = EventAccumulator(str(run.directory / "tensorboard"))
+    written.Reload()
+    shown = {event.step: event.value for event in written.Scalars("probe-language/t_word/acc")}
+    recorded = {row["step"]: row["value"] for row in run.rows() if (row["task"], row["metric"]) == ("t_word", "acc")}
+    assert shown == pytest.approx(recorded, rel=1e-6) and set(shown) == {0, 10}  # TensorBoard keeps fp32
+    assert Journal(run.directory).unshown() == []
+    shutil.rmtree(run.directory / "tensorboard")
+    (run.directory / "tensorboard").write_text("in the way")
+    run.save(20)
+    run.watcher().run()
+    assert "the tensorboard view is switched off" in capsys.readouterr().err
+
+
 def test_a_resumed_run_forgets_scores_of_steps_it_does_again(run: FakeRun) -> None:
     run.save(0, 10, 20)
     run.watcher("now").run()
