@@ -39,6 +39,30 @@ class Wanted:
     allow_code_execution: bool = False
 
 
+def plan_for(
+    wanted: Wanted, *, compiled: str | Path | None, key: str, plans: Path | None = None
+) -> tuple[Plan, Harness]:
+    """The plan and the tasks of what is wanted: compiled, or opened where a compiled one is given.
+
+    Args:
+        wanted: suite, tokenizer, settings.
+        compiled: folder of a plan compiled before; None compiles.
+        key: what messages call that folder.
+        plans: folder of plans by hash, where the plan lies afterwards either way: the record of a run needs it,
+            wherever the other goes. None writes nothing.
+
+    Raises:
+        ProbeError: a task that cannot be scored, a plan that is another than was asked for, or one that cannot be
+            written.
+    """
+    if compiled is None:
+        return compile_suite(wanted, plans=plans)
+    plan, harness = open_plan(compiled, wanted, key=key)
+    if plans is not None and load_if_sound(plans / plan.plan_hash) is None:
+        plan.save(plans / plan.plan_hash)
+    return plan, harness
+
+
 def compile_suite(wanted: Wanted, *, plans: Path | None = None) -> tuple[Plan, Harness]:
     """Reads the data and builds the prompts; packs them, unless a sound plan of the same hash lies in `plans`.
 
@@ -67,7 +91,7 @@ def compile_suite(wanted: Wanted, *, plans: Path | None = None) -> tuple[Plan, H
     return plan, harness
 
 
-def open_plan(folder: str | Path, wanted: Wanted, *, key: str = "probe.plan") -> tuple[Plan, Harness]:
+def open_plan(folder: str | Path, wanted: Wanted, *, key: str) -> tuple[Plan, Harness]:
     """A plan compiled before, with its tasks; no data set is touched.
 
     Args:

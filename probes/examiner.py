@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pretrain.config.probe import ProbeConfig
 from pretrain.engine.base import TokenLogProbs
 from probes.beside import Settings
-from probes.compile import Wanted, compile_suite, open_plan
-from probes.harness import Harness
+from probes.compile import Wanted, plan_for
 from probes.metrics import RECORD_ONLY
 from probes.plan import Plan, PlanSettings
 from probes.record import Measurement, MissingMeasurement
@@ -43,6 +43,10 @@ class Examiner:
         add_bos: prompts begin with `<s>`.
         cache: folder of plans by hash, where one is looked for and left; None compiles in memory.
 
+    Attributes:
+        plan: the compiled suite.
+        seconds: wall time of compiling or opening it.
+
     Raises:
         ProbeError: the suite cannot be scored, or the plan is another than was asked for.
     """
@@ -63,12 +67,9 @@ class Examiner:
             limit=settings.limit,
             allow_code_execution=bool(settings.allow_code_execution),
         )
-        self.plan: Plan
-        self._harness: Harness
-        if settings.plan is None:
-            self.plan, self._harness = compile_suite(wanted, plans=cache)
-        else:
-            self.plan, self._harness = open_plan(settings.plan, wanted, key="plan")
+        start = time.perf_counter()
+        self.plan, self._harness = plan_for(wanted, compiled=settings.plan, key="plan", plans=cache)
+        self.seconds = time.perf_counter() - start
 
     def examine(
         self,
@@ -87,13 +88,6 @@ class Examiner:
         missing: list[MissingMeasurement] = []
         found = measure(self.plan, answers, self._harness, facts, seconds=seconds, texts=texts, missing=missing)
         return Examined(found, answers, missing)
-
-    def describe(self) -> dict[str, Any]:
-        """The plan in a few figures, as training's event `probe_plan` has them."""
-        plan = self.plan
-        skipped = plan.skipped[:20] + ([f"and {len(plan.skipped) - 20} more"] if len(plan.skipped) > 20 else [])
-        named = {"suite": plan.suite, "plan_hash": plan.plan_hash, **plan.stats}
-        return {**named, "chance": plan.chance(), "skipped": skipped}
 
 
 def results_table(measurements: Sequence[Measurement]) -> str:

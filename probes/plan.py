@@ -125,6 +125,19 @@ class Plan:
                 of_groups[group.name] = float(np.average([levels[task.name] for task in members], weights=weights))
         return levels | of_groups
 
+    def describe(self) -> dict[str, Any]:
+        """The plan in a few figures: the fields of the event `probe_plan`, in training and beside it."""
+        skipped = self.skipped[:20] + ([f"and {len(self.skipped) - 20} more"] if len(self.skipped) > 20 else [])
+        return {
+            "suite": self.suite,
+            "plan_hash": self.plan_hash,
+            **self.stats,
+            "chance": self.chance(),
+            "not_computed": {task.name: task.not_computed for task in self.tasks if task.not_computed},
+            "items_without_gold": {task.name: task.num_without_gold for task in self.tasks if task.num_without_gold},
+            "skipped": skipped,
+        }
+
     def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:
         """Where the plan differs from what is wanted, one phrase each; empty if it may be used.
 

@@ -17,7 +17,7 @@ from pretrain.engine.agree import failing_together
 from pretrain.engine.base import PackedRows, TokenLogProbs
 from pretrain.errors import EngineError, ProbeError
 from pretrain.track.names import probe_name
-from probes.compile import Wanted, compile_suite, load_if_sound, open_plan
+from probes.compile import Wanted, plan_for
 from probes.generate import Generated, generate_texts
 from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
@@ -80,7 +80,8 @@ class LiveTier:
         self._scored_steps, self._written_steps = set(scored_steps), set(written_steps)
         self._load(run, plan_hash)
         if run.job.rank == 0:
-            self._report(run, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **self.plan.describe())
 
     def is_complete(self, step: int, *, written: bool = False) -> bool:
         """Whether this step has been measured, and where it is asked for the answers that the model writes, too."""
@@ -113,12 +114,7 @@ class LiveTier:
         """Rank 0's part of the start: the plan's hash, and the steps measured under it, without and with texts."""
         assert store is not None, "rank 0 keeps the record"
         plans = run.info.directory / PLANS_FOLDER
-        if self._compiled is None:
-            self.plan, self._harness = compile_suite(self._wanted, plans=plans)
-        else:
-            self.plan, self._harness = open_plan(self._compiled, self._wanted, key=self._key)
-            if load_if_sound(plans / self.plan.plan_hash) is None:
-                self.plan.save(plans / self.plan.plan_hash)  # the record of the run needs it, wherever the other goes
+        self.plan, self._harness = plan_for(self._wanted, compiled=self._compiled, key=self._key, plans=plans)
         scored, written = (sorted(store.complete_steps(self.plan, written=also)) for also in (False, True))
         return self.plan.plan_hash, scored, written
 
@@ -173,15 +169,6 @@ class LiveTier:
             part=part,
             cause=cause,
         )
-
-    def _report(self, run: Run, seconds: float) -> None:
-        plan, skipped = self.plan, self.plan.skipped
-        fields: dict[str, Any] = {"suite": plan.suite, "plan_hash": plan.plan_hash, **plan.stats}
-        fields["chance"] = plan.chance()
-        fields["not_computed"] = {task.name: task.not_computed for task in plan.tasks if task.not_computed}
-        fields["items_without_gold"] = {t.name: t.num_without_gold for t in plan.tasks if t.num_without_gold}
-        fields["skipped"] = skipped[:20] + ([f"and {len(skipped) - 20} more"] if len(skipped) > 20 else [])
-        run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **fields)
 
     def _measure(
         self,

@@ -158,7 +158,7 @@ def _write_out(folder: Path, target: Target, examiner: Examiner, examined: Exami
     from probes.store import ProbeStore
 
     missing = [one.to_json() for one in examined.missing]
-    described = {"path": str(target.path.resolve()), **examiner.describe(), "missing": missing}
+    described = {"path": str(target.path.resolve()), **examiner.plan.describe(), "missing": missing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "scored.json", json.dumps(described, indent=1) + "\n")

@@ -132,7 +132,8 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
                 cache=directory / PLANS_FOLDER,
             )
         )
-        Journal(directory).write("probe_plan", step=target.facts.step, **made[0].describe())
+        described = made[0].plan.describe()
+        Journal(directory).write("probe_plan", step=target.facts.step, seconds=made[0].seconds, **described)
         return made[0].plan.rows, made[0].plan.stored, tokenizer.model
 
     return job.once(prepare), made[0] if made else None

@@ -88,6 +88,13 @@ def test_watch_records_what_inline_probing_does_bit_by_bit(inline: Path, folder:
     assert (run / "events.jsonl").read_bytes() == (inline / "events.jsonl").read_bytes(), (
         "training's files are read only"
     )
+    described = [
+        {key: value for key, value in row.items() if key not in ("time", "step", "seconds")}
+        for name in ("events.jsonl", "watch.jsonl")
+        for row in map(json.loads, (run / name).read_text().splitlines())
+        if row["kind"] == "probe_plan"
+    ]
+    assert len(described) == 2 and described[0] == described[1], "training and the watcher say the same of a plan"
     plans = {path.name for path in (run / "plans").iterdir()}
     assert len(list((run / "items" / plans.pop()).iterdir())) == len(STEPS) and not plans
     tokens = {row["step"]: row["tokens"] for row in runs.probes(run)}

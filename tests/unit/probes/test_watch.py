@@ -433,13 +433,14 @@ def test_a_resumed_run_forgets_scores_of_steps_it_does_again(run: FakeRun) -> No
 
 
 def test_a_plan_compiled_before_is_used_and_another_one_refused_by_name(
-    examiner: Examiner, suite_file: Path, task_folder: Path, tokenizer: Tokenizer
+    examiner: Examiner, suite_file: Path, task_folder: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     plan = suite_file.parent / "plans" / examiner.plan.plan_hash
     common: dict[str, Any] = {"suite": str(suite_file), "task_paths": [str(task_folder)], "plan": str(plan)}
     options: dict[str, Any] = {"max_length": 256, "add_bos": False, "cache": None}
     own = Settings(**{**common, "suite": None}, tokens_per_row=128)  # the plan's own suite
-    again = Examiner(own, tokenizer, **options)
+    again = Examiner(own, tokenizer, **{**options, "cache": tmp_path / "plans"})
+    assert Plan.load(tmp_path / "plans" / examiner.plan.plan_hash).describe() == examiner.plan.describe()
     scored = Scorer().score(examiner.plan.rows)
     facts = CheckpointFacts(run="r", step=1, tokens=2, flops=3.0, config_hash="c")
     first, second = (each.examine(scored, facts, seconds=1.0)[0] for each in (examiner, again))
