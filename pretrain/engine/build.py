@@ -5,22 +5,31 @@ What an engine cannot combine is refused here, before its package is imported an
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pretrain.config.checks import parallel_problems
+from pretrain.config.engine import EngineConfig
 from pretrain.config.grid import grid_problems
 from pretrain.config.run import RunConfig
 from pretrain.engine.base import CheckpointScorer, Engine
 from pretrain.engine.capabilities import ENGINES, Capabilities
+from pretrain.engine.deepspeed import planning as deepspeed_planning
 from pretrain.engine.deepspeed.ds_config import own_key_problems
+from pretrain.engine.footprint import Footprint, Planning
 from pretrain.engine.kernel_checks import kernel_problems, machine_kernel_problems
+from pretrain.engine.layout import ParallelLayout
+from pretrain.engine.megatron import planning as megatron_planning
 from pretrain.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
+
+_PLANNING: dict[str, Planning] = {"megatron": megatron_planning, "deepspeed": deepspeed_planning}
+"""By `engine.name`."""
 
 
 def check_machine(config: RunConfig) -> list[str]:
@@ -210,10 +219,33 @@ def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> En
 def _say_kernels(config: RunConfig, device: torch.device) -> None:
     """Rank 0, once: what `kernels` left open, and what it came to."""
     from pretrain.engine.job import environment_rank
-    from pretrain.model.kernels import choose
+    from pretrain.engine.kernels import choose
 
     for line in choose(config, device).lines() if environment_rank() == 0 else ():
         print(line, file=sys.stderr, flush=True)
+
+
+def footprint(config: RunConfig, layout: ParallelLayout, spec: ModelSpec, *, stage: int) -> Footprint:
+    """What the chosen engine takes of the memory of a rank on one pipeline stage; needs no torch."""
+    return planning(config.engine).footprint(config, layout, spec, stage=stage)
+
+
+def planning(engine: EngineConfig) -> Planning:
+    """What is known of an engine before it is imported."""
+    return _PLANNING[engine.name]
+
+
+def engine_variants(own: EngineConfig) -> Iterator[EngineConfig]:
+    """Every engine and way to share state out that a search over layouts tries: the run's own options, and groups.
+
+    Keys of `engine.deepspeed` could not be taken back by an override: then there is no other engine.
+    """
+    for name, known in _PLANNING.items():
+        if name == own.name:
+            yield from known.variants(own)
+        elif not own.deepspeed:
+            for other in known.variants(None):
+                yield dataclasses.replace(other, timeout_minutes=own.timeout_minutes)
 
 
 def check_scorer(config: RunConfig, spec: ModelSpec, *, world_size: int) -> list[str]:

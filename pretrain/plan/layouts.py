@@ -2,8 +2,8 @@
 
 Varied are tensor, pipeline, virtual pipeline, context and sequence parallel, micro batch size, recomputation, and who
 shares optimizer state, gradients and weights out (Megatron's distributed optimizer or DeepSpeed's ZeRO stages). The
-model, the batch and the processes stay; so does what else the engine is told. recompute=selective is left out: it saves
-next to nothing where attention keeps no scores. What is suggested has passed every check that a run passes.
+model, the batch and the processes stay; so does what else the engine is told. recompute=selective is tried with
+fused layers alone: it saves next to nothing in plain ones. What is suggested has passed every check that a run passes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pretrain.config.cluster import ClusterConfig
 from pretrain.config.engine import EngineConfig
 from pretrain.config.grid import divisors, grid_problems
 from pretrain.config.run import ParallelSection, RunConfig
-from pretrain.engine.build import check_capabilities
+from pretrain.engine.build import check_capabilities, engine_variants, planning
+from pretrain.engine.capabilities import ENGINES
+from pretrain.engine.kernels import planned
 from pretrain.engine.layout import ParallelLayout
 from pretrain.model.spec import ModelSpec
 from pretrain.plan.memory import RESERVED_SHARE, Memory, fullest
@@ -140,36 +142,29 @@ def _calibrated(config: RunConfig, spec: ModelSpec, world_size: int) -> tuple[Cl
 
 
 def _engines(config: RunConfig) -> Iterator[EngineConfig]:
-    """Who shares state out: the engine as it is told, and the other one as its groups in `configs/engine` are."""
-    own = config.engine
-    for recompute in ("none", "full"):
-        if own.name == "megatron":
-            yield dataclasses.replace(own, distributed_optimizer=True, recompute=recompute)
-        elif not own.deepspeed:  # keys of DeepSpeed's own could not be taken back by an override
-            yield EngineConfig(timeout_minutes=own.timeout_minutes, recompute=recompute)
-        for stage in (1, 2, 3):
-            if own.name == "deepspeed":
-                yield dataclasses.replace(own, zero_stage=stage, overlap_grad_reduce=True, recompute=recompute)
-            else:
-                grouped = _by_group(EngineConfig(zero_stage=stage))
-                yield dataclasses.replace(grouped, timeout_minutes=own.timeout_minutes, recompute=recompute)
+    """Who shares state out: the engine as it is told, and the others as their groups in `configs/engine` are."""
+    fused = planned(config).layers == "fused"
+    for recompute in ("none", "selective", "full") if fused else ("none", "full"):
+        for engine in engine_variants(config.engine):
+            yield dataclasses.replace(engine, recompute=recompute)
 
 
 def _grids(config: RunConfig, spec: ModelSpec, engine: EngineConfig, world_size: int) -> Iterator[ParallelSection]:
-    plain = engine.name == "deepspeed"
+    can = ENGINES[engine.name]
     most = min(_MOST_TENSOR, config.cluster.processes_per_node)
-    contexts = [1] if plain or config.train.sequence_length < _LONG else [1, 2, 4, 8]
-    contexts = sorted({*contexts, *([] if plain else [config.parallel.context])})
+    contexts = {1}
+    if can.context:
+        contexts |= {config.parallel.context, *((2, 4, 8) if config.train.sequence_length >= _LONG else ())}
     for tensor in (size for size in divisors(world_size) if size <= max(most, config.parallel.tensor)):
-        for pipeline in [1] if plain else divisors(spec.num_layers):
-            for context in contexts:
+        for pipeline in divisors(spec.num_layers) if can.pipeline else [1]:
+            for context in sorted(contexts):
                 for virtual in _chunks(spec, pipeline):
                     parallel = ParallelSection(
                         tensor=tensor,
                         pipeline=pipeline,
                         virtual_pipeline=virtual,
                         context=context,
-                        sequence=tensor > 1 and not plain,
+                        sequence=tensor > 1 and can.sequence,
                     )
                     if not grid_problems(parallel, world_size=world_size):
                         yield parallel
@@ -193,11 +188,10 @@ def _batched(config: RunConfig, world_size: int) -> Iterator[RunConfig]:
 
 def _option(candidate: _Candidate, given: RunConfig) -> LayoutOption:
     engine = candidate.config.engine
-    stage = engine.zero_stage
     return LayoutOption(
         overrides=tuple(overrides_of(candidate.config, given)),
         layout=candidate.layout,
-        sharing="Megatron's distributed optimizer" if stage is None else f"DeepSpeed ZeRO-{stage}",
+        sharing=planning(engine).sharing(engine),
         recompute=engine.recompute,
         sequence=candidate.config.parallel.sequence,
         memory_bytes=candidate.memory,
@@ -212,36 +206,23 @@ def overrides_of(wanted: RunConfig, given: RunConfig) -> Iterator[str]:
     An engine's group is put behind what the command line says of `engine` already, so that this is taken back by name.
     """
     engine, own = wanted.engine, given.engine
-    switched = (engine.name, engine.zero_stage) != (own.name, own.zero_stage)
+    group = planning(engine).group(engine)
+    switched = group != planning(own).group(own)
     if switched:
-        yield "engine=megatron" if engine.zero_stage is None else f"engine=deepspeed_zero{engine.zero_stage}"
+        yield f"engine={group}"
     for key in ("tensor", "pipeline", "virtual_pipeline", "context", "sequence"):
         value = getattr(wanted.parallel, key)
         if value != getattr(given.parallel, key):
             yield f"parallel.{key}={_written(value)}"
     if wanted.train.micro_batch_size != given.train.micro_batch_size:
         yield f"train.micro_batch_size={wanted.train.micro_batch_size}"
-    usual = _by_group(own)
+    usual = planning(own).as_group(own)
     for key in (field.name for field in dataclasses.fields(EngineConfig)):
         value, before = getattr(engine, key), getattr(own, key)
         if key in ("name", "zero_stage") or value == before:
             continue
         if not switched or key == "recompute" or before != getattr(usual, key):
             yield f"engine.{key}={_written(value)}"
-
-
-def _by_group(engine: EngineConfig) -> EngineConfig:
-    """An engine as its group in `configs/engine` has it."""
-    stage = engine.zero_stage
-    if stage is None:
-        return EngineConfig()
-    return EngineConfig(
-        name="deepspeed",
-        zero_stage=stage,
-        distributed_optimizer=False,
-        overlap_grad_reduce=stage > 0,
-        overlap_param_gather=False,
-    )
 
 
 def _written(value: object) -> str:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 from pretrain.config.checks import check
 from pretrain.config.load import config_hash
 from pretrain.config.run import RunConfig
-from pretrain.engine.build import check_capabilities
+from pretrain.engine.build import check_capabilities, footprint
+from pretrain.engine.kernels import planned
 from pretrain.engine.layout import Coordinates, ParallelLayout
-from pretrain.engine.state_memory import optimizer_ranks
 from pretrain.errors import ConfigError
 from pretrain.flops import flops_per_token
 from pretrain.model.spec import ModelSpec
 from pretrain.plan.layouts import LayoutOption, device_bytes, suggest
-from pretrain.plan.memory import Memory, fullest, rank_memory
+from pretrain.plan.memory import Memory, fullest, keeps_scores, rank_memory
 from pretrain.plan.probing import ProbePlan, probe_plan
 from pretrain.plan.storage import StoragePlan, storage_plan
 from pretrain.plan.throughput import Throughput, predict, workload_of
@@ -82,6 +82,8 @@ class Plan:
         ranks: those that were built.
         covered: ranks of every place in tensor x pipeline were built, and hold each element once.
         tokens_per_step: over all ranks, after a batch ramp.
+        kernels: what computes each part of a step, on the cluster's devices; memory and time are of these.
+        keeps_scores: attention keeps its scores in memory.
         storage: what it writes.
         flops_per_token: by definition, see `pretrain.flops`; total_flops: of the whole run.
         device: memory, time, probes and layouts on the cluster's devices; None where it names none.
@@ -93,6 +95,8 @@ class Plan:
     layout: ParallelLayout
     compute: str
     recompute: str
+    kernels: dict[str, object]
+    keeps_scores: bool
     optimizer_ranks: int
     parameters: int
     padding_parameters: int
@@ -152,7 +156,9 @@ def make_plan(
         layout=layout,
         compute=config.precision.compute,
         recompute=config.engine.recompute,
-        optimizer_ranks=optimizer_ranks(config, layout),
+        kernels=planned(config).describe(),
+        keeps_scores=keeps_scores(config),
+        optimizer_ranks=footprint(config, layout, spec, stage=0).optimizer_ranks,
         parameters=spec.num_parameters,
         padding_parameters=padding_parameters(spec),
         ranks=[_rank_plan(shard, config, spec, layout) for shard in shards],

@@ -14,6 +14,7 @@ from pretrain.plan.storage import StoragePlan
 _COLUMNS = 6
 _DEFINITIONS = {"full_attention": "A: 6N + 12LHS", "causal": "B: 6N + 6LHS", "matmul": "C: 6N"}
 _GIB = 2**30
+_KERNELS = ("layers", "loss", "weight_gradients", "optimizer", "compile")
 _LISTED = 4
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
@@ -72,14 +73,24 @@ def _rank_lines(plan: Plan) -> Iterator[str]:
             yield _row(f"  {field.name}", *(f"{value / (2**20 if small else _GIB):.2f}" for value in values))
     yield (
         f"  {plan.compute} weights, fp32 gradients, optimizer over {plan.optimizer_ranks:,} ranks; activations "
-        f"without scores,\n  recompute={plan.recompute}; momentary: the loss, or a layer's backward. CUDA context, "
-        f"NCCL and fragmentation come on top."
+        f"{'with' if plan.keeps_scores else 'without'} scores,\n  recompute={plan.recompute}; momentary: the loss, or "
+        f"a layer's backward. CUDA context, NCCL and fragmentation come on top."
     )
+    yield from _kernel_lines(plan)
     places = layout.tensor * layout.pipeline
     if plan.covered:
         yield f"  Built and counted: {places} of {places} different shards; together they hold each element once."
     else:
         yield f"  Built and counted: {len(plan.ranks)} ranks of {places} different shards; rank=all builds all."
+
+
+def _kernel_lines(plan: Plan) -> Iterator[str]:
+    """The kernels that memory and time are counted with."""
+    named = " ".join(f"{name}={str(plan.kernels[name]).lower()}" for name in _KERNELS)
+    device = "this device" if plan.device is not None else "a CPU, since cluster.device is null"
+    yield f"  Memory and time are those of {named},\n  which the configuration's kernels select on {device}."
+    if plan.kernels["fp8"]:
+        yield "  precision.fp8=true is counted as bf16: a run should need less and be faster."
 
 
 def _fit_line(device: DevicePlan) -> str:

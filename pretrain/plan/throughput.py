@@ -24,6 +24,7 @@ __all__ = ["Shape", "Throughput", "Workload", "predict", "workload_of"]
 _RECOMPUTED = {  # share of a layer's forward that backward runs again: matrix products, attention, elementwise
     "none": (0.0, 0.0, 0.0),
     "selective": (0.0, 1.0, 0.0),
+    "elementwise": (0.0, 0.0, 1.0),
     "operators": (0.5, 0.0, 1.0),
     "full": (1.0, 1.0, 1.0),
 }
@@ -223,25 +224,27 @@ class Device:
         work, shape = self.workload, self.shape
         logits = work.tokens * shape.vocab_size / work.tensor
         product = self._matmul(shape.output_parameters, whole=shape.hidden_size, split=shape.vocab_size)
-        return 3 * product + logits * _LOGIT_BYTES[work.fused] / self.bytes
+        return 3 * product + logits * _LOGIT_BYTES["loss" in work.fused] / self.bytes
 
     def optimizer(self) -> float:
         """The update of this rank's share, once a step."""
         work = self.workload
         share = self._parameters / (1 if work.sharding == "none" else work.shard_ranks or work.data * work.context)
         if not work.optimizer_on_cpu:
-            return share * _ADAM_BYTES[work.fused] / self.bytes
+            return share * _ADAM_BYTES["optimizer" in work.fused] / self.bytes
         link = _number(self.cluster.host_gigabytes_per_second)
         memory = _number(self.cluster.host_memory_gigabytes_per_second)
         # Gradients go down and weights come up, both fp32; sharded weights live there and come up for every pass.
         copies = 2 + (2 * work.num_microbatches if work.sharding == "parameters" else 0)
-        return share * (copies * _FP32 / (link * 1e9) + _ADAM_BYTES[work.fused] / (memory * 1e9))
+        return share * (copies * _FP32 / (link * 1e9) + _ADAM_BYTES["optimizer" in work.fused] / (memory * 1e9))
 
     def accumulation(self) -> float:
         """Adding each microbatch's gradients to the fp32 sums, once a step."""
         work = self.workload
         share = (work.shard_ranks or work.data * work.context) if work.sharding in ("gradients", "parameters") else 1
-        return work.num_microbatches * self._parameters / share * _ACCUMULATE_BYTES[work.fused] / self.bytes
+        return (
+            work.num_microbatches * self._parameters / share * _ACCUMULATE_BYTES["gradients" in work.fused] / self.bytes
+        )
 
     @property
     def _parameters(self) -> float:
@@ -279,11 +282,11 @@ class Device:
         rotation 2 or 10; SwiGLU 3 or 5; GELU 2. Backward as many again when fused (activations 5 and 3), else twice.
         """
         work, shape = self.workload, self.shape
-        gated = shape.gated
-        norms = 2 * (4 if work.fused else 5 if work.fused_norm else 23)
-        rotation = (2 if work.fused else 10) * gated
-        activation = (3 if work.fused else 5) if gated else 2
-        if backward and work.fused:
+        gated, fused = shape.gated, "layers" in work.fused
+        norms = 2 * (4 if fused else 5 if work.fused_norm else 23)
+        rotation = (2 if fused else 10) * gated
+        activation = (3 if fused else 5) if gated else 2
+        if backward and fused:
             activation = 5 if gated else 3
         elif backward:
             norms, rotation, activation = 2 * norms, 2 * rotation, 2 * activation

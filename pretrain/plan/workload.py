@@ -9,8 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pretrain.config.run import RunConfig
+from pretrain.engine.build import footprint
+from pretrain.engine.footprint import compute_bytes
+from pretrain.engine.kernels import planned
 from pretrain.engine.layout import ParallelLayout
 from pretrain.model.spec import ModelSpec
+from pretrain.plan.memory import keeps_scores
+
+FUSED = ("layers", "loss", "gradients", "optimizer")
+"""Parts of a step that can be fused; `gradients`: their sum over microbatches is made in the product itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +71,17 @@ class Workload:
         data, tensor, pipeline, context: sizes of the process grid.
         virtual_pipeline: model chunks of a pipeline stage.
         sequence_parallel: activations between the tensor-parallel parts are split over their ranks.
-        recompute: `none`; `selective`: attention; `operators`: every second matrix product and all that is
-            elementwise (torchtitan's selective checkpointing); `full`: the whole layer.
+        recompute: `none`; `selective`: attention; `elementwise`: norms, rotation and activations; `operators`: every
+            second matrix product and all that is elementwise (torchtitan's selective checkpointing); `full`: the whole
+            layer.
         sharding: what data-parallel ranks share out: `none`, `optimizer` (ZeRO-1), `gradients` (ZeRO-2), `parameters`
             (ZeRO-3, FSDP).
         shard_ranks: ranks that share one copy out, where these are not all of `data` (hybrid sharding).
         gather_bytes, gradient_bytes: of an element when parameters are gathered, and when gradients are reduced.
         optimizer_on_cpu: optimizer state in host memory, updated there; with sharded parameters these too.
-        fused: elementwise work in fused or compiled kernels, not operation by operation.
-        fused_norm: where the rest is not, at least a norm is one kernel.
+        fused: the parts of a step, of `FUSED`, whose elementwise work is in fused or compiled kernels, not operation by
+            operation.
+        fused_norm: where layers are not, at least a norm is one kernel.
         scores: attention writes its scores to memory (before FlashAttention).
         masked: attention takes a mask and computes what this hides too; plain causal attention skips it.
         overlap_data, overlap_tensor: collectives of data and of tensor parallelism run beside computation.
@@ -95,7 +104,7 @@ class Workload:
     gather_bytes: int = 2
     gradient_bytes: int = 4
     optimizer_on_cpu: bool = False
-    fused: bool = True
+    fused: tuple[str, ...] = FUSED
     fused_norm: bool = True
     scores: bool = False
     masked: bool = False
@@ -132,16 +141,22 @@ class Workload:
 def workload_of(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> Workload:
     """What a run of ours asks of its machines, in full steps after a batch ramp.
 
-    Our model fuses nothing itself (`pretrain.model.gpt`); PyTorch's RMSNorm is one kernel. Attention is masked by
-    position where its sequence is split over ranks, and by document where data asks for that.
+    Kernels and the engine's state are those that the plan of memory counts with. PyTorch's RMSNorm is one kernel.
+    Attention is masked by position where its sequence is split over ranks, and by document where data asks for that.
 
     Args:
-        config: engine, precision and sequence length count.
+        config: engine, kernels, precision and sequence length count.
         spec: sizes of the model.
         layout: the process grid.
     """
-    engine = config.engine
-    stage = engine.zero_stage if engine.zero_stage is not None else int(engine.distributed_optimizer)
+    engine, kernels = config.engine, planned(config)
+    state = footprint(config, layout, spec, stage=0)
+    fused = {
+        "layers": kernels.layers == "fused" and kernels.compile,
+        "loss": kernels.loss == "chunked" and kernels.compile,
+        "gradients": kernels.weight_gradients == "accumulated",
+        "optimizer": state.fused_update,
+    }
     return Workload(
         shape=Shape(
             num_layers=spec.num_layers,
@@ -160,11 +175,12 @@ def workload_of(config: RunConfig, spec: ModelSpec, layout: ParallelLayout) -> W
         virtual_pipeline=layout.virtual_pipeline,
         context=layout.context,
         sequence_parallel=config.parallel.sequence,
-        recompute=engine.recompute,
-        sharding=("none", "optimizer", "gradients", "parameters")[stage],
-        optimizer_on_cpu=engine.offload_optimizer != "none",
-        gather_bytes=2 if config.precision.compute == "bf16" else 4,
-        fused=False,
+        recompute="elementwise" if kernels.recompute else engine.recompute,
+        sharding=state.shared,
+        optimizer_on_cpu=state.optimizer_on_host,
+        gather_bytes=compute_bytes(config),
+        fused=tuple(part for part, holds in fused.items() if holds),
+        scores=keeps_scores(config),
         masked=layout.context > 1 or config.data.document_mask,
         overlap_data=engine.overlap_grad_reduce,
         compute=config.precision.compute,

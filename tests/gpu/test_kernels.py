@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.config.load import compose
+from pretrain.engine.kernels import choose, planned
 from pretrain.engine.sharded.batches import microbatches
 from tests.parity.test_layouts import reference, reference_bf16
 from tests.parity.workers import FUSED, Layout, batch, build
@@ -78,6 +81,14 @@ def test_microbatches_are_given_to_the_device_without_a_wait() -> None:
         np.testing.assert_array_equal(part.tokens_BS.cpu(), given.tokens_MBT[number][:, :-1])
         assert part.weights_BS is not None and given.weights_MBS is not None
         np.testing.assert_array_equal(part.weights_BS.cpu(), given.weights_MBS[number])
+
+
+@pytest.mark.parametrize("engine", ["megatron", "deepspeed_zero1"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_plan_counts_with_the_kernels_that_a_gpu_gets(engine: str, precision: str) -> None:
+    config = compose(["experiment=demo", "cluster=h200", f"engine={engine}", f"precision={precision}"])
+    expected, found = choose(config, torch.device("cuda")), planned(config)
+    assert dataclasses.replace(found, attention=expected.attention) == expected
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ MODEL = [
     "train.micro_batch_size=8",
     "train.global_batch_size=16",
     "precision=bf16",
+    "cluster=h200",  # kernels are planned for a GPU
+    "cluster.processes_per_node=1",
 ]
 CASES = [[], ["engine.recompute=full"], ["data.document_mask=true"], ["optimizer.z_loss=1e-4"]]
 

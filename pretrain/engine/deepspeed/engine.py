@@ -19,6 +19,7 @@ from pretrain.engine.agree import failing_together
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.deepspeed.package import load_deepspeed
 from pretrain.engine.initialize import initialize
+from pretrain.engine.kernels import choose
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.batches import Microbatch, microbatches
 from pretrain.engine.sharded.blocks import blocks_of
@@ -27,7 +28,6 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
-from pretrain.model.kernels import choose
 from pretrain.model.spec import ModelSpec
 
 

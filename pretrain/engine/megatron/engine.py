@@ -22,6 +22,7 @@ from pretrain.engine.agree import failing_together
 from pretrain.engine.base import Batch, GenerationRequest, PackedRows, PendingStep, StepResult, TokenLogProbs
 from pretrain.engine.device import read_later
 from pretrain.engine.initialize import initialize
+from pretrain.engine.kernels import choose
 from pretrain.engine.megatron.alone import Alone
 from pretrain.engine.megatron.shards import MegatronState
 from pretrain.engine.megatron.update import FusedUpdate, parts_of, squared_norm
@@ -33,7 +34,6 @@ from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.engine.sharded.token_losses import summed
 from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
-from pretrain.model.kernels import choose
 from pretrain.model.layers import fp8
 from pretrain.model.layers.attention import zigzag_positions
 from pretrain.model.spec import ModelSpec

@@ -22,10 +22,10 @@ from pretrain.checkpoint.blocks import Block
 from pretrain.checkpoint.coverage import Piece, coverage_problem
 from pretrain.config.run import RunConfig
 from pretrain.engine.device import prepare_device
+from pretrain.engine.footprint import stage_elements
 from pretrain.engine.layout import ParallelLayout
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of
-from pretrain.engine.state_memory import stage_elements
 from pretrain.errors import EngineError
 from pretrain.model.gpt import build_chunks, transformer_config
 from pretrain.model.spec import ModelSpec

@@ -15,12 +15,12 @@ from pretrain.checkpoint.source import TensorSource
 from pretrain.config.run import RunConfig
 from pretrain.engine.agree import failing_together
 from pretrain.engine.base import GenerationRequest, PackedRows, TokenLogProbs
+from pretrain.engine.kernels import choose
 from pretrain.engine.sharded import groups
 from pretrain.engine.sharded.blocks import blocks_of, fill_weights
 from pretrain.engine.sharded.generate import generate_ids
 from pretrain.engine.sharded.score import evaluation, score_rows
 from pretrain.model.gpt import build_chunks, transformer_config
-from pretrain.model.kernels import choose
 from pretrain.model.spec import ModelSpec
 
 

@@ -21,8 +21,8 @@ from pretrain.config.run import RunConfig
 from pretrain.engine.base import Batch
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
 from pretrain.engine.job import Job
+from pretrain.engine.kernels import choose
 from pretrain.errors import ConfigError
-from pretrain.model.kernels import choose
 from pretrain.model.spec import ModelSpec
 from tests.bench.gpu.clock import Clock
 from tests.bench.gpu.task import Task

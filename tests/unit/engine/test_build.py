@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import pretrain
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_machine
 
@@ -24,3 +27,12 @@ def test_transformer_engine_is_refused_where_it_cannot_run_with_what_is_missing(
     assert (
         problem.startswith("engine.transformer_engine=true: ") and missing in problem and "set it to false" in problem
     )
+
+
+def test_nothing_but_build_asks_which_engine_it_is() -> None:
+    """What differs between engines is behind `pretrain/engine/build.py`, in capabilities or in `planning.py`."""
+    asks = re.compile(r"""engine\.name\s*(==|!=|in\b)|["'](megatron|deepspeed)["']\s*(==|!=)""")
+    root = Path(pretrain.__path__[0])
+    files = [*root.rglob("*.py"), *root.with_name("probes").rglob("*.py")]
+    found = {str(path.relative_to(root.parent)) for path in files if asks.search(path.read_text("utf-8"))}
+    assert found == {"pretrain/engine/build.py"}

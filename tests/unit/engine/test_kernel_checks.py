@@ -9,7 +9,8 @@ import torch
 
 from pretrain.config.run import RunConfig
 from pretrain.engine.build import check_capabilities, check_machine
-from pretrain.model.kernels import Kernels, choose
+from pretrain.engine.kernels import choose
+from pretrain.model.kernels import Kernels
 from pretrain.model.layers.weight_gradient import can_accumulate
 
 CPU = torch.device("cpu")

@@ -88,9 +88,9 @@ def _forward(overrides: tuple[str, ...], world_size: int, rank: int) -> int:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from pretrain.engine.device import prepare_device
+    from pretrain.engine.kernels import choose
     from pretrain.engine.sharded import groups
     from pretrain.model.gpt import build_chunks, recompute_options, transformer_config
-    from pretrain.model.kernels import choose
 
     config = small((*overrides, *ONE_MICROBATCH))
     spec, parallel = spec_of(config), config.parallel

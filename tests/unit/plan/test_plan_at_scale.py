@@ -184,3 +184,14 @@ def test_stages_wait_for_as_many_backwards_as_the_schedules_say() -> None:
 def test_every_recipe_is_planned_on_its_own_cluster_and_fits(name: str, measured: dict[str, Any]) -> None:
     _, parameters, _, steps, _ = RECIPES[name]
     assert measured["recipes"][name] == (parameters, steps, True)
+
+
+def test_a_page_names_the_kernels_that_it_counts_with(measured: dict[str, Any]) -> None:
+    (_, on_gpu, plan), (_, plain, _), (_, unknown, _) = measured["lines"]
+    fused = "layers=fused loss=chunked weight_gradients=accumulated optimizer=fused compile=true"
+    assert (
+        f"Memory and time are those of {fused},\n  which the configuration's kernels select on this device.\n" in on_gpu
+    )
+    assert "layers=plain loss=whole weight_gradients=plain optimizer=plain compile=false" in plain
+    assert "layers=plain" in unknown and "select on a CPU, since cluster.device is null.\n" in unknown
+    assert plan["kernels"]["layers"] == "fused" and not plan["keeps_scores"]

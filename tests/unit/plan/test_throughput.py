@@ -173,8 +173,8 @@ def test_a_better_machine_is_never_slower(key: str) -> None:
 
 SLOWER = {
     "recomputing": {"recompute": "full"},
-    "plain kernels": {"fused": False},
-    "plain norms": {"fused": False, "fused_norm": False},
+    "plain kernels": {"fused": ()},
+    "plain norms": {"fused": (), "fused_norm": False},
     "kept scores": {"scores": True},
     "fp32": {"compute": "fp32", "gather_bytes": 4},
     "a masked attention": {"masked": True},
