@@ -56,6 +56,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card", default="", help="Markdown for the model card")
     text = "refuse where a log-probability is further from the live model's; by precision if not given"
     parser.add_argument("--tolerance", type=float, default=None, metavar="NATS", help=text)
+    text = "export although AutoTokenizer gives other ids than training; the model card says so"
+    parser.add_argument("--allow-tokenizer-mismatch", action="store_true", help=text)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -139,6 +141,7 @@ def _export(options: argparse.Namespace) -> int:
         add_bos=options.add_bos,
         card=options.card,
         tolerance=options.tolerance,
+        allow_tokenizer_mismatch=options.allow_tokenizer_mismatch,
     )
     print(f"Exported to {exported.folder}")
     print(exported.parity or "Parity was not measured: the checkpoint holds no answers of the live model.")

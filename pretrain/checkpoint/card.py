@@ -17,6 +17,7 @@ from pretrain import __version__
 from pretrain.checkpoint.digests import CARD_NAME
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.parity import Parity
+from pretrain.checkpoint.tokenizer_parity import TokenizerMismatch
 from pretrain.config.run import RunConfig
 from pretrain.durable import replace_file
 from pretrain.errors import CheckpointError
@@ -29,8 +30,8 @@ _DERIVED = re.compile("_per_|prob|margin|soft_log|rescaled")
 # Metrics that are a share of items answered: what a reader of `model-index` expects a task's figure to be.
 _INDEXED = ("acc", "acc_norm", "exact_match", "mc2")
 _NOT_EXACT = """
-The tokenizer is not of the kind whose conversion is exact: for the ids of training use `sentencepiece` with
-`tokenizer.model`.
+**The tokenizer files of this folder give other ids than the model was trained with.** {mismatch} For the ids
+of training use `sentencepiece` with `tokenizer.model`.
 """
 
 Score = Mapping[str, Any]
@@ -42,7 +43,7 @@ def card_text(
     *,
     sequence_length: int,
     dtype: str,
-    is_tokenizer_exact: bool,
+    tokenizer_mismatch: TokenizerMismatch | None,
     parity: Parity | None,
     origin: str,
 ) -> str:
@@ -53,10 +54,11 @@ def card_text(
         spec: the model.
         sequence_length: tokens it was trained on at a time.
         dtype: of the weights.
-        is_tokenizer_exact: whether `AutoTokenizer` gives the ids of training.
+        tokenizer_mismatch: where `AutoTokenizer` gives other ids than training; None where it gives the same.
         parity: how far the files are from the live model; None where it was not measured.
         origin: Markdown about the run (`origin_text`).
     """
+    tokens = "" if tokenizer_mismatch is None else _NOT_EXACT.format(mismatch=tokenizer_mismatch)
     said = f"Parity: {parity}." if parity else "Parity with the live model was not measured: there is no reference."
     return f"""---
 library_name: transformers
@@ -73,7 +75,7 @@ A LLaMA-style base model: {spec.num_parameters:_} parameters, {spec.num_layers} 
 sequences of {sequence_length:_} tokens. Weights are {dtype}. {said}
 
 {_section(_LOADING, _loading("PATH"))}
-{"" if is_tokenizer_exact else _NOT_EXACT}
+{tokens}
 {origin}
 
 {_section(_SCORES, "No scores yet.")}

@@ -25,6 +25,7 @@ from pretrain.checkpoint.parity import Parity, measure_parity
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.reference import VERSION, Reference
 from pretrain.checkpoint.tokenizer_files import SentencePieceModel, read_sentencepiece, write_tokenizer_files
+from pretrain.checkpoint.tokenizer_parity import ALLOW_MISMATCH, tokenizer_mismatch
 from pretrain.durable import replacing_folder
 from pretrain.errors import CheckpointError
 from pretrain.model.names import canonical_key, huggingface_names, megatron_shapes, to_huggingface
@@ -69,6 +70,7 @@ def export_checkpoint(
     card: str = "",
     max_shard_bytes: int = 4 * 10**9,
     tolerance: float | None = None,
+    allow_tokenizer_mismatch: bool = False,
 ) -> Export:
     """Exports a checkpoint's weights, held against its reference; see `export_weights` for arguments and errors."""
     meta = reader.manifest.meta
@@ -84,6 +86,7 @@ def export_checkpoint(
         max_shard_bytes=max_shard_bytes,
         reference=meta.reference,
         tolerance=tolerance,
+        allow_tokenizer_mismatch=allow_tokenizer_mismatch,
     )
 
 
@@ -100,6 +103,7 @@ def export_weights(
     max_shard_bytes: int = 4 * 10**9,
     reference: Reference | None = None,
     tolerance: float | None = None,
+    allow_tokenizer_mismatch: bool = False,
 ) -> Export:
     """Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load. Call it on one rank.
 
@@ -115,10 +119,11 @@ def export_weights(
         max_shard_bytes: size of a weights file, and memory needed; a larger tensor gets a file of its own.
         reference: what the live model said; None, or one of another version, leaves parity unmeasured.
         tolerance: largest difference from it, in nats of log-probability; None goes by precision and spread.
+        allow_tokenizer_mismatch: publish although `AutoTokenizer` gives other ids than training; the card says so.
 
     Raises:
-        CheckpointError: weights or tokenizer are not the model's, the files do not say what the live model said, or
-            the disk refused; `out` is as it was.
+        CheckpointError: weights or tokenizer are not the model's, the files do not say what the live model said, the
+            tokenizer files give other ids and nobody allowed that, or the disk refused; `out` is as it was.
         TokenizerError: the tokenizer cannot be read.
     """
     if others := not_of_a_release(out):
@@ -136,18 +141,23 @@ def export_weights(
     try:
         with replacing_folder(out) as folder:
             _write_weights(_converted(weights, spec, DTYPES[dtype]), folder, max_shard_bytes)
-            exact = write_tokenizer_files(tokenizer_model, folder, add_bos=add_bos)
+            write_tokenizer_files(tokenizer_model, folder, add_bos=add_bos)
             _write_configs(folder, spec, tokenizer, sequence_length, dtype)
             problem = vocabulary_problem(folder, num_pieces=len(tokenizer.pieces))
             if problem is not None:
                 raise CheckpointError(f"{out} was not exported: {problem}. The checkpoint is untouched.")
+            mismatch = tokenizer_mismatch(folder)
+            if mismatch is not None and not allow_tokenizer_mismatch:
+                raise CheckpointError(
+                    f"{out} was not exported: {mismatch} {ALLOW_MISMATCH} The checkpoint is untouched."
+                )
             parity = _parity(folder, out, spec, reference, dtype, tolerance)
             text = card_text(
                 out.name,
                 spec,
                 sequence_length=sequence_length,
                 dtype=dtype,
-                is_tokenizer_exact=exact,
+                tokenizer_mismatch=mismatch,
                 parity=parity,
                 origin=card,
             )

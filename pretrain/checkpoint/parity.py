@@ -1,5 +1,7 @@
 """The gate before an export: its own files, read by transformers' own code, must say what the live model said.
 
+Its tokenizer files are held against the tokenizer of training in `tokenizer_parity.py`.
+
 The one place that imports transformers, and only when called. The model is built without memory; each layer gets
 its weights from the files when the forward reaches it and loses them after, so that one layer is held at a time.
 Everything is on the CPU in fp32 and touches no state that other threads see: training goes on beside it.
@@ -7,7 +9,7 @@ Everything is on the CPU in fp32 and touches no state that other threads see: tr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,27 @@ def export_log_probs(folder: Path, spec: ModelSpec, tokens_BS: np.ndarray) -> np
     with torch.no_grad():
         logits_BSV = model(torch.from_numpy(tokens_BS), use_cache=False).logits
     return logits_BSV.double().log_softmax(-1).numpy()
+
+
+def export_token_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts by `AutoTokenizer` as it loads the folder, without those that it adds to every text.
+
+    Args:
+        folder: a folder with tokenizer files.
+        texts: none of them empty.
+
+    Raises:
+        CheckpointError: transformers cannot read the files.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # One by one: a batch would start threads, about which `tokenizers` warns whenever the process forks.
+        ids: list[list[int]] = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    except Exception as error:  # noqa: BLE001 - whatever transformers and tokenizers raise of files they cannot read
+        raise CheckpointError(f"transformers cannot read the tokenizer files in {folder}: {error!r}.") from error
+    return ids
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -22,6 +22,7 @@ from pretrain.checkpoint.huggingface_config import CONFIG_NAME as MODEL_CONFIG_N
 from pretrain.checkpoint.huggingface_source import json_object
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.reader import CheckpointReader, list_checkpoints
+from pretrain.checkpoint.tokenizer_parity import ALLOW_MISMATCH, tokenizer_mismatch
 from pretrain.config.load import load_yaml
 from pretrain.config.run import RunConfig
 from pretrain.data.manifest import TOKENIZER_NAME
@@ -108,19 +109,25 @@ class Releases:
                 add_bos=self.config.tokenizer.add_bos,
                 card=origin_text(reader.manifest, self.config, chunk_ends=_chunk_ends(self.directory)),
                 tolerance=checkpoint.export_tolerance,
+                allow_tokenizer_mismatch=checkpoint.allow_tokenizer_mismatch,
             )
 
     def check(self, manifest: Manifest) -> None:
         """Reads a release that is there, every byte of it.
 
         Raises:
-            CheckpointError: it is damaged, or has another number format or vocabulary.
+            CheckpointError: it is damaged, has another number format or vocabulary, or its tokenizer files give other
+                ids than training and nobody allowed that.
         """
         folder, dtype = self.folder(manifest), self.config.checkpoint.export_dtype
         remedy = "Move the folder away and release it again."
         problem = damage_in_release(folder) or vocabulary_problem(folder)
         if problem is not None:
             raise CheckpointError(f"{problem}. {remedy}")
+        if not self.config.checkpoint.allow_tokenizer_mismatch and (mismatch := tokenizer_mismatch(folder)) is not None:
+            raise CheckpointError(
+                f"{folder}: {mismatch} {ALLOW_MISMATCH} Or move the folder away and release it again."
+            )
         config = json_object(folder / MODEL_CONFIG_NAME)
         found = config.get("dtype") or config.get("torch_dtype")
         if found != dtype:

@@ -40,6 +40,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=None, help="folder of the releases; by default the run's `export`")
     text = "by default as the run has it (checkpoint.export_dtype)"
     command.add_argument("--dtype", choices=tuple(DTYPES), default=None, help=text)
+    text = "publish although AutoTokenizer gives other ids than training (checkpoint.allow_tokenizer_mismatch)"
+    command.add_argument("--allow-tokenizer-mismatch", action="store_true", default=None, help=text)
     text = "folder and revision, as 'ckpt_{index:03d}' (checkpoint.export_name)"
     command.add_argument("--name", default=None, metavar="TEMPLATE", help=text)
     text = "push to 'me/Amber-{billions}B', one each, or 'me/amber', a revision each (checkpoint.hub_repository)"
@@ -89,7 +91,12 @@ def _configured(options: argparse.Namespace) -> Releases:
     if problems:
         raise ConfigError(problems)
     releases = Releases.of_run(run_of(options.path))
-    given = {"export_dtype": options.dtype, "export_name": options.name, "hub_repository": options.repository}
+    given = {
+        "export_dtype": options.dtype,
+        "export_name": options.name,
+        "hub_repository": options.repository,
+        "allow_tokenizer_mismatch": options.allow_tokenizer_mismatch,
+    }
     wanted = {name: value for name, value in given.items() if value is not None}
     checkpoint = dataclasses.replace(releases.config.checkpoint, **wanted)
     config = dataclasses.replace(releases.config, checkpoint=checkpoint)

@@ -38,6 +38,9 @@ class CheckpointConfig:
     hub_repository: str | None = None
     """Hugging Face repository that exports are pushed to. With a field in it (`me/Amber-{billions}B`) each export has
     a repository of its own; without, a revision of its own, and the last one is `main` too. Null pushes nothing."""
+    allow_tokenizer_mismatch: bool = False
+    """Publish exports although `AutoTokenizer` gives other ids than training did. The model card says so. Otherwise
+    such an export is refused."""
     export_tolerance: float | None = None
     """Nats of log-probability by which an export may differ from the live model on fixed prompts; beyond it nothing is
     published. Null: the spread of log-probabilities (at least 1) times 1e-5 for fp32, 1e-2 for tf32, 3e-2 for bf16."""

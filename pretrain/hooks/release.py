@@ -13,6 +13,9 @@ from pretrain.checkpoint.hub import Hub
 from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.checkpoint.release import Releases
+from pretrain.checkpoint.tokenizer_parity import ALLOW_MISMATCH, export_mismatch
+from pretrain.config.run import RunConfig
+from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.errors import FinelineError
 from pretrain.hooks.base import Run, StepReport
 
@@ -53,9 +56,16 @@ class ReleaseHook:
             self._go_on()
 
     def on_start(self, run: Run) -> None:
-        """Remembers what the run resumed from: it may have been killed between the checkpoint and its export."""
+        """Warns of exports that will be refused because of the tokenizer.
+
+        Remembers what the run resumed from: it may have been killed between the checkpoint and its export.
+        """
         if run.job.rank == 0 and run.info.resume_step >= 0:
             self._resumed_from = run.checkpoint
+        if run.job.rank == 0 and run.config.checkpoint.export != "none":
+            problem = self._tokenizer_problem(run.config)
+            if problem is not None:
+                run.tracker.warn("tokenizer_mismatch", problem, step=run.state.step)
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Nothing to do."""
@@ -69,6 +79,19 @@ class ReleaseHook:
         if run.job.rank == 0 and run.config.checkpoint.export != "none":
             self._go_on(everything=True)
         self._report(run)
+
+    def _tokenizer_problem(self, config: RunConfig) -> str | None:
+        """Why the exports of this run will be refused, or what their cards will say; None where nothing is wrong."""
+        try:
+            path = self._releases.directory / TOKENIZER_NAME
+            mismatch = export_mismatch(path, add_bos=config.tokenizer.add_bos)
+        except FinelineError as error:
+            return f"The tokenizer files of exports cannot be checked: {error}"
+        if mismatch is None:
+            return None
+        if config.checkpoint.allow_tokenizer_mismatch:
+            return f"{mismatch} Exports are published all the same (checkpoint.allow_tokenizer_mismatch=true)."
+        return f"Every export of this run will be refused. {mismatch} {ALLOW_MISMATCH}"
 
     def _is_released(self, manifest: Manifest) -> bool:
         config = self._releases.config

@@ -26,7 +26,7 @@ def folder(tmp_path):
         make_spec(),
         sequence_length=64,
         dtype="bfloat16",
-        is_tokenizer_exact=True,
+        tokenizer_mismatch=None,
         parity=Parity(0.0123, 0.5, 64, "bf16"),
         origin=origin_text(manifest, config, chunk_ends=(20, 40, 60)),
     )
