@@ -72,6 +72,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.shard_bytes": (1, math.inf),
     "data.max_line_bytes": (1, math.inf),
     "data.max_rejected_share": (0, 1),
+    "data.max_rejected_bytes_share": (0, 1),
     "data.max_damaged_files": (0, math.inf),
     "tokenizer.vocab_size": (260, 2**31 - 1),  # 256 bytes, <unk>, <s>, </s>, and a piece
     "tokenizer.training_bytes": (1, math.inf),

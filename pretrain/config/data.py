@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 ORDERS = ("mixture", "sequential", "chunked")
 VERIFY = ("header", "full")
+_REJECTED_BYTES_SHARE = 0.01
+"""Ten times the usual share of lines: what is rejected is often longer than what is not."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,8 +75,17 @@ class DataConfig:
     """Longer lines or documents are rejected unread, so that memory stays bounded."""
     max_rejected_share: float = 0.001
     """Share of a source's lines that may be unusable before preparation stops. Empty documents are not counted in."""
+    max_rejected_bytes_share: float | None = None
+    """Share of a source's bytes that may be in unusable lines before preparation stops: one long line can hold more
+    than a million others. Of its unpacked files; of a table, of its text. Null: max_rejected_share, at least 0.01."""
     max_damaged_files: int = 0
     """Files of a source that may be unreadable (torn, corrupt compression, not UTF-8) before preparation stops."""
+
+    @property
+    def rejected_bytes_share(self) -> float:
+        """The share of a source's bytes that may be unusable."""
+        own = self.max_rejected_bytes_share
+        return own if own is not None else max(self.max_rejected_share, _REJECTED_BYTES_SHARE)
 
     def text_key_of(self, source: str) -> str:
         """Field or column that holds a source's documents."""

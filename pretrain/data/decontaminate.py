@@ -57,12 +57,16 @@ class FileResult:
     Attributes:
         documents: documents read.
         rejected: lines that gave none.
+        bytes_read: bytes of its lines, documents or rows.
+        rejected_bytes: of these, bytes of the lines that gave no document.
         dropped: documents left out of the copy, where one was written.
         found: its overlaps, in order of documents.
     """
 
     documents: int = 0
     rejected: int = 0
+    bytes_read: int = 0
+    rejected_bytes: int = 0
     dropped: int = 0
     found: list[Found] = field(default_factory=list)
 
@@ -150,6 +154,8 @@ def scan(
         whole = results[source]
         whole.documents += part.documents
         whole.rejected += part.rejected
+        whole.bytes_read += part.bytes_read
+        whole.rejected_bytes += part.rejected_bytes
         whole.dropped += part.dropped
         whole.found += part.found
     return results
@@ -174,6 +180,8 @@ def report_of(results: Mapping[str, FileResult], index: NgramIndex) -> dict[str,
             source: {
                 "documents": result.documents,
                 "rejected": result.rejected,
+                "bytes_read": result.bytes_read,
+                "rejected_bytes": result.rejected_bytes,
                 "overlapping": len({(overlap.file, overlap.line) for overlap in result.found}),
                 "dropped": result.dropped,
             }
@@ -207,6 +215,7 @@ def _scan_in_process(source: str, file: InputFile) -> FileResult:
 def _scan_file(source: str, file: InputFile, index: NgramIndex, settings: Settings) -> FileResult:
     result = FileResult()
     for item in read_piece(Piece(file), text_key=settings.text_keys[source], max_line_bytes=settings.max_line_bytes):
+        result.bytes_read += item.num_bytes
         if isinstance(item, Document):
             result.documents += 1
             for overlap in index.overlaps(item.text):
@@ -216,6 +225,7 @@ def _scan_file(source: str, file: InputFile, index: NgramIndex, settings: Settin
                 )
         elif isinstance(item, Rejected):
             result.rejected += 1
+            result.rejected_bytes += item.num_bytes
             if item.is_damage:
                 raise DataError(f"{item.file}: {item.detail}")
     if settings.drop_to is not None:

@@ -84,12 +84,12 @@ def _read_lines(
                     raise too_long(size, max_line_bytes=max_line_bytes)
                 fields = _fields(data)
                 if is_tokens:
-                    item: Item = _token_row(fields, row_tokens=row_tokens, path=path, number=number)
+                    item: Item = _token_row(fields, row_tokens=row_tokens, path=path, number=number, num_bytes=size)
                 else:
                     text = _text(fields, text_key=text_key)
-                    item = Document(text, require_split(fields.get("meta")), path, number)
+                    item = Document(text, require_split(fields.get("meta")), path, number, size)
             except Unfit as unfit:
-                item = unfit.at(path, number, byte if file.is_seekable_lines else None)
+                item = unfit.at(path, number, byte if file.is_seekable_lines else None, num_bytes=size)
             yield item
     except Broken as broken:
         yield broken_off(broken, path, line.number)
@@ -139,7 +139,7 @@ def _text(fields: dict[str, Any], *, text_key: str) -> str:
     return require_text(fields[text_key], text_key=text_key)
 
 
-def _token_row(fields: dict[str, Any], *, row_tokens: int | None, path: str, number: int) -> TokenRow:
+def _token_row(fields: dict[str, Any], *, row_tokens: int | None, path: str, number: int, num_bytes: int) -> TokenRow:
     found = fields.get(TOKEN_IDS)
     if not isinstance(found, list):
         raise Unfit("missing_text", f"no list {TOKEN_IDS!r}; it has {', '.join(map(repr, sorted(fields)[:8]))}.")
@@ -159,7 +159,7 @@ def _token_row(fields: dict[str, Any], *, row_tokens: int | None, path: str, num
         raise Unfit(
             "bad_token_id", f"token id {worst} at position {found.index(worst)}; ids are from 0 to {_INT32_MAX}."
         )
-    return TokenRow(ids.astype(np.int32), source, path, number)
+    return TokenRow(ids.astype(np.int32), source, path, number, num_bytes)
 
 
 def _read_text(file: InputFile, *, max_line_bytes: int) -> Document | Rejected:
@@ -183,6 +183,6 @@ def _read_text(file: InputFile, *, max_line_bytes: int) -> Document | Rejected:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise not_utf8(data, error) from None
-        return Document(require_text(text, text_key="text"), None, file.path, 1)
+        return Document(require_text(text, text_key="text"), None, file.path, 1, size)
     except Unfit as unfit:
-        return unfit.at(file.path, 1)
+        return unfit.at(file.path, 1, num_bytes=size)

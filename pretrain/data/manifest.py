@@ -127,7 +127,7 @@ def write_manifests(
         (directory / name).mkdir(exist_ok=True)
         path = directory / name / MANIFEST_NAME
         replace_file(path, json.dumps(source, indent=1) + "\n")
-        kept = {key: source[key] for key in ("train", "validation", "rejected")}
+        kept = {key: source[key] for key in ("train", "validation", "rejected", "rejected_bytes", "bytes_read")}
         sources[name] = kept | {"manifest": describe_file(path)}
     manifest = {
         "format": FORMAT,
@@ -156,6 +156,20 @@ def read_source_manifest(directory: Path | str, name: str) -> dict[str, Any]:
         DataError: as `read_manifest`.
     """
     return _read(f"{directory}/{name}/{MANIFEST_NAME}", directory)
+
+
+def tell_rejected(name: str, source: Mapping[str, Any]) -> str:
+    """What of a source gave no document, for people.
+
+    Args:
+        name: of the source.
+        source: as the folder's manifest has it; one that was written before bytes were counted has none.
+    """
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in source["rejected"].items())
+    if source.get("bytes_read"):
+        share = source["rejected_bytes"] / source["bytes_read"]
+        listed += f"; {source['rejected_bytes']:,} of {source['bytes_read']:,} bytes ({share:.2%})"
+    return f"{listed}; the first are named in {name}/{MANIFEST_NAME}"
 
 
 def check_matches(
@@ -259,7 +273,9 @@ def _describe_source(
         **asdict(_sum(totals.values())),
         **{split: asdict(total) for split, total in totals.items()},
         "lines": sum(state.lines for state in states),
+        "bytes_read": sum(state.bytes_read for state in states),
         "rejected": sum_rejected(states),
+        "rejected_bytes": sum(state.rejected_bytes for state in states),
         "first_rejected": [entry for state in states for entry in state.named][:_MOST_NAMED],
         "chunk_rows": chunk_rows if is_chunks else None,
         "inputs": [entry for unit, state in zip(units, states, strict=True) for entry in _inputs(unit, state)],

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pretrain.data.unit_state import UnitState, check_limits, read_state
+from pretrain.data.limits import check_limits
+from pretrain.data.unit_state import UnitState, read_state
 from pretrain.data.units import Plan, Unit, piece_bytes
 
 Say = Callable[[str], None]
@@ -74,10 +75,12 @@ class Watch:
         rate = (stored - self._stored_then) / seconds if seconds else 0.0
         left = _duration((self._total - stored) / rate) + " left" if rate > 0 else "time left not known yet"
         unusable = sum(state.num_unusable for state in self.states)
+        lost = sum(state.rejected_bytes for state in self.states)
         self._say(
             f"{_size(stored)} of {_size(self._total)} ({stored / max(1, self._total):.1%}), "
             f"{(text - self._text_then) / seconds / 1e6 if seconds else 0.0:.1f} MB/s of text, {left}; "
             f"{sum(state.is_done for state in self.states)} of {len(self.states)} units done, {unusable} lines rejected"
+            + (f" ({_size(lost)})" if unusable else "")
         )
 
     def _stored_done(self) -> int:

@@ -5,7 +5,7 @@ Plain values, small enough to send between processes. Also says when a text is f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,14 @@ class Document:
         file: the file it is in.
         line: its line there, or row of a table, from 1. In a piece of lines that does not begin at byte 0 it counts
             from the piece's first line: what stands before is not read.
+        num_bytes: of its line or text file, unpacked; of a row of a table, of its text.
     """
 
     text: str
     split: str | None
     file: str
     line: int
+    num_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class TokenRow:
         source: the source it names.
         file: the file it is in.
         line: as of `Document`.
+        num_bytes: as of `Document`.
     """
 
     ids: np.ndarray
     source: str
     file: str
     line: int
+    num_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Rejected:
         byte: where the line begins in its file; None where that cannot be known.
         is_empty: a document without text: nothing is lost with it.
         is_damage: what follows in the piece cannot be read either.
+        num_bytes: as of `Document`; 0 of damage, where nobody knows.
     """
 
     reason: str
@@ -88,6 +93,7 @@ class Rejected:
     byte: int | None = None
     is_empty: bool = False
     is_damage: bool = False
+    num_bytes: int = field(default=0, compare=False)
 
 
 Item = Document | TokenRow | Rejected
@@ -123,9 +129,9 @@ class Unfit(Exception):
         self.detail = detail
         self.is_empty = is_empty
 
-    def at(self, file: str, line: int, byte: int | None = None) -> Rejected:
+    def at(self, file: str, line: int, byte: int | None = None, *, num_bytes: int) -> Rejected:
         """What is yielded in the document's place."""
-        return Rejected(self.reason, self.detail, file, line, byte, self.is_empty)
+        return Rejected(self.reason, self.detail, file, line, byte, self.is_empty, num_bytes=num_bytes)
 
 
 def require_text(text: Any, *, text_key: str) -> str:

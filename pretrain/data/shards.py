@@ -15,10 +15,11 @@ import numpy as np
 
 from pretrain.data.documents import read_piece
 from pretrain.data.files import digest, open_file
+from pretrain.data.limits import check_limits
 from pretrain.data.records import Document, Item, Piece, Rejected, TokenRow
 from pretrain.data.shard_writer import ENDINGS, Position, ShardWriter, delete_shard, drop_lengths
 from pretrain.data.tokenizer import Tokenizer
-from pretrain.data.unit_state import ShardCounts, UnitState, check_limits, read_state, state_path, write_state
+from pretrain.data.unit_state import ShardCounts, UnitState, read_state, state_path, write_state
 from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit, stamp
 from pretrain.errors import DataError
 from pretrain.locks import exclusive
@@ -159,6 +160,7 @@ class _Run:
         state, unit = self._state, self._unit
         state.items += 1
         state.lines += 1
+        state.bytes_read += item.num_bytes
         if isinstance(item, Document):
             content = item.text.encode()
             kind = item.split or ("heldout" if _is_held_out(content, self._plan.holdout_fraction) else "train")
@@ -187,10 +189,10 @@ class _Run:
                 f"its source {row.source!r} is not one of data.sources: {known}. Name it there, or, where it is one of "
                 f"these, as data.sources.NAME.aliases=[{row.source}]."
             )
-            self._state.reject(Rejected("unknown_source", detail, row.file, row.line))
+            self._state.reject(Rejected("unknown_source", detail, row.file, row.line, num_bytes=row.num_bytes))
         elif worst >= size:
             detail = f"token id {worst} is outside the vocabulary of {size} pieces. Set tokenizer.path to its own."
-            self._state.reject(Rejected("bad_token_id", detail, row.file, row.line))
+            self._state.reject(Rejected("bad_token_id", detail, row.file, row.line, num_bytes=row.num_bytes))
         else:
             prefix = f"{source}/{self._unit.shard:05d}.train"
             self._writers[prefix].add(row.ids)

@@ -84,6 +84,7 @@ def _documents(
     path: str, first: int, texts: list[Any], metas: list[Any], *, text_key: str, max_line_bytes: int
 ) -> Iterator[Item]:
     for number, (data, meta) in enumerate(zip(texts, metas, strict=True), start=first + 1):
+        num_bytes = 0 if data is None else len(data)
         try:
             text = data
             if data is not None:
@@ -93,9 +94,9 @@ def _documents(
                     text = data.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise not_utf8(data, error) from None
-            yield Document(require_text(text, text_key=text_key), require_split(meta), path, number)
+            yield Document(require_text(text, text_key=text_key), require_split(meta), path, number, num_bytes)
         except Unfit as unfit:
-            yield unfit.at(path, number)
+            yield unfit.at(path, number, num_bytes=num_bytes)
 
 
 def _open_parquet(path: str, opened: contextlib.ExitStack) -> pq.ParquetFile:

@@ -12,16 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.records import DAMAGE, Rejected
-from pretrain.data.units import TOKEN_CHUNKS, Plan, Unit
+from pretrain.data.records import Rejected
+from pretrain.data.units import Unit
 from pretrain.durable import replace_file
-from pretrain.errors import DataError
 
 STATE = "state"
 _MOST_NAMED = 10
-_LINES_TO_JUDGE = 10_000
-_FEW_REJECTS = 20
-_CLEAR_EXCESS = 10
 
 
 @dataclass(slots=True)
@@ -59,8 +55,11 @@ class UnitState:
         piece_text_bytes: bytes of text among them.
         lines: documents and rejects of all pieces so far, empty ones included.
         text_bytes: bytes of text so far.
+        bytes_read: bytes of these lines, documents or rows as they stand in their files, unpacked.
+        rejected_bytes: of these, bytes of unusable lines; what a damaged file would have held is not known.
         rejected: unusable lines by reason.
         named: the first of them.
+        largest: the largest of them.
         damaged: files that could not be read to the end.
         digests: xxh3 of each piece read, None of one that broke off.
         shards: counts by prefix below the folder.
@@ -74,8 +73,11 @@ class UnitState:
     piece_text_bytes: int = 0
     lines: int = 0
     text_bytes: int = 0
+    bytes_read: int = 0
+    rejected_bytes: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     named: list[dict[str, Any]] = field(default_factory=list)
+    largest: dict[str, Any] | None = None
     damaged: list[str] = field(default_factory=list)
     digests: list[str | None] = field(default_factory=list)
     shards: dict[str, ShardCounts] = field(default_factory=dict)
@@ -92,11 +94,19 @@ class UnitState:
         self.rejected[item.reason] = self.rejected.get(item.reason, 0) + 1
         if item.is_damage:
             self.damaged.append(item.file)
-        if not item.is_empty and len(self.named) < _MOST_NAMED:
+        if item.is_empty:
+            return
+        self.rejected_bytes += item.num_bytes
+        is_largest = item.num_bytes > (self.largest["bytes"] if self.largest else 0)
+        if len(self.named) < _MOST_NAMED or is_largest:
             place = f"byte {item.byte}" if is_relative and item.byte is not None else f"line {item.line}"
             place = place if item.line else "its beginning"
             name = item.file.rstrip("/").rsplit("/", 1)[-1]
-            self.named.append({"reason": item.reason, "file": name, "place": place, "detail": item.detail})
+            entry = {
+                "reason": item.reason, "file": name, "place": place, "bytes": item.num_bytes, "detail": item.detail
+            }  # fmt: skip
+            self.named += [entry] if len(self.named) < _MOST_NAMED else []
+            self.largest = entry if is_largest else self.largest
 
     @property
     def num_unusable(self) -> int:
@@ -125,50 +135,6 @@ def write_state(writing: Path, unit: Unit, state: UnitState) -> None:
     """Replaces the state of a unit, durably: a kill or a crash leaves this one or the one before."""
     path = state_path(writing, unit.number)
     replace_file(path, json.dumps(asdict(state), indent=1) + "\n")
-
-
-def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_complete: bool) -> None:
-    """Stops where too much of a source is unusable.
-
-    At its end the share is exact. Before, text that is bad here may still be outweighed by good text elsewhere, so it
-    must be clear: of 10,000 lines or more, ten times the share (or half way from the share to all of them).
-
-    Args:
-        plan: holds the limits.
-        source: a source, or `TOKEN_CHUNKS`.
-        states: states of its units.
-        is_complete: they are all done.
-
-    Raises:
-        DataError: names the first lines, counts by reason, and the key that allows them.
-    """
-    listed = list(states)
-    damaged = list(dict.fromkeys(file for state in listed for file in state.damaged))
-    lines, unusable = sum(state.lines for state in listed), sum(state.num_unusable for state in listed)
-    share = plan.max_rejected_share
-    clear = min(_CLEAR_EXCESS * share, (1 + share) / 2)
-    is_clear = lines >= _LINES_TO_JUDGE and unusable > max(_FEW_REJECTS, clear * lines)
-    if len(damaged) > plan.max_damaged_files:
-        key = f"data.max_damaged_files={plan.max_damaged_files}"
-        what = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''} cannot be read to the end"
-        remedy = "Mend it or list the text without it, or raise data.max_damaged_files to lose what follows."
-    elif unusable > (share * lines if is_complete or share == 0 else lines) or is_clear:
-        key = f"data.max_rejected_share={share}"
-        what = f"{unusable} of {lines} lines{'' if is_complete else ' so far'} are unusable ({unusable / lines:.2%})"
-        needed = f"{min(1.0, 1.01 * unusable / lines + 1e-6):.2g}"
-        remedy = f"Mend the text, or set data.max_rejected_share above {needed} to leave such lines out."
-    else:
-        return
-    counts = ", ".join(f"{reason} {count}" for reason, count in sum_rejected(listed).items())
-    named = [entry for state in listed for entry in state.named]
-    if len(damaged) > plan.max_damaged_files:  # what stopped it first
-        named.sort(key=lambda entry: entry["reason"] not in DAMAGE)
-    first = "\n".join(f"  {entry['file']}, {entry['place']}: {entry['detail']}" for entry in named[:5])
-    name = f"data.{source}" if source == TOKEN_CHUNKS else f"data.sources.{source}"
-    raise DataError(
-        f"{name}: {what}, more than {key} allows. By reason: {counts}.\n{first}\n{remedy} What is done is kept: the "
-        "same command goes on from there."
-    )
 
 
 def sum_rejected(states: Iterable[UnitState]) -> dict[str, int]:

@@ -67,6 +67,7 @@ class Plan:
         row_tokens: tokens of a row of token_chunks.
         sources: names of `data.sources`.
         max_rejected_share: `data.max_rejected_share`.
+        max_rejected_bytes_share: `data.rejected_bytes_share`.
         max_damaged_files: `data.max_damaged_files`.
     """
 
@@ -80,6 +81,7 @@ class Plan:
     row_tokens: int
     sources: tuple[str, ...]
     max_rejected_share: float
+    max_rejected_bytes_share: float
     max_damaged_files: int
 
     def of(self, source: str) -> list[Unit]:
@@ -127,6 +129,7 @@ def make_plan(config: RunConfig, files: Mapping[str, Sequence[InputFile]], *, to
         text_keys={source: data.text_key_of(source) for source in files},
         aliases=aliases,
         max_rejected_share=data.max_rejected_share,
+        max_rejected_bytes_share=data.rejected_bytes_share,
         max_damaged_files=data.max_damaged_files,
         **settings,  # type: ignore[arg-type]
     )

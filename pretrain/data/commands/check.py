@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     from pretrain.config.load import compose
     from pretrain.data.files import is_remote
+    from pretrain.data.manifest import read_manifest, tell_rejected
     from pretrain.data.prepared import check_folder
     from pretrain.data.published import count, require_published, table
 
@@ -43,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
     check_folder(directory, full=True, say=lambda line: print(line, flush=True))
     print(f"{directory}: whole; every digest and every token id is right")
     print("\n".join(table(count(directory), config.data if config is not None else None)))
+    for name, source in read_manifest(directory)["sources"].items():
+        if source["rejected"]:
+            print(f"{name}: rejected when it was prepared: {tell_rejected(name, source)}")
     if config is not None:
         require_published(config.data, directory=directory)
     return 0

@@ -13,7 +13,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
+from pretrain.data.commands.inputs import INPUTS_HELP, Unread, config_of, files_of
+from pretrain.errors import DataError
 
 HELP = "say what a tokenizer loses of the text"
 
@@ -41,9 +42,17 @@ def run(options: argparse.Namespace) -> int:
     if inputs:
         config = config_of(inputs, text_key=options.text_key)
         accept |= set(config.tokenizer.accept_loss)
-        texts = training_text(config, files_of(config))
+        unread = Unread(config)
+        texts = training_text(config, files_of(config), on_reject=unread.add)
     check_names(sorted(accept))
     report = measure(tokenizer, texts)
+    if options.inputs:
+        unread.tell()
+        if not report.num_documents:
+            raise DataError(
+                f"No document was read from {' '.join(options.inputs)}, so nothing was checked. --text-key names the "
+                "field or column that holds the text; sources with a weight of 0 are not read."
+            )
     print(
         f"{options.tokenizer}: {tokenizer.vocab_size} pieces, {tokenizer.fingerprint}; checked on built-in cases and "
         f"{report.num_documents} documents ({report.num_bytes:,} bytes)"

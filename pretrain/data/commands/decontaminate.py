@@ -123,12 +123,13 @@ def _lines(report: dict[str, Any], *, num_examples: int) -> Iterator[str]:
             f"{name:<24} {task['items']:>9,} {task['overlapping']:>12,} {share:>7} {task['too_short']:>10,} "
             f"{task['longest_words']:>8}"
         )
-    yield f"\n{'source':<24} {'documents':>9} {'overlapping':>12} {'':>7} {'unread':>10} {'dropped':>8}"
+    yield f"\n{'source':<24} {'documents':>9} {'overlapping':>12} {'':>7} {'unread':>10} {'of bytes':>9} {'dropped':>8}"
     for name, source in report["sources"].items():
         share = f"{100 * source['overlapping'] / max(1, source['documents']):.2f}%"
+        unread = f"{source['rejected_bytes'] / max(1, source['bytes_read']):.2%}"
         yield (
             f"{name:<24} {source['documents']:>9,} {source['overlapping']:>12,} {share:>7} {source['rejected']:>10,} "
-            f"{source['dropped']:>8,}"
+            f"{unread:>9} {source['dropped']:>8,}"
         )
     for name in report["tasks"] if num_examples else ():
         mine = sorted((o for o in report["overlaps"] if o["task"] == name), key=lambda o: -o["num_words"])

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     from pretrain.config.load import compose
+    from pretrain.data.manifest import tell_rejected
     from pretrain.data.prepare import ensure_prepared
     from pretrain.data.published import count, is_published, require_published, table
 
@@ -72,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
                 f"{per_token}".rstrip()
             )
         if source["rejected"]:
-            listed = ", ".join(f"{reason} {count:,}" for reason, count in source["rejected"].items())
-            print(f"  {name:<16} rejected   {listed}; the first are named in {name}/manifest.json")
+            print(f"  {name:<16} rejected   {tell_rejected(name, source)}")
     if is_published(config.data):
         print("\n".join(table(count(prepared.directory), config.data)))
         require_published(config.data, directory=prepared.directory)

@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 
 from pretrain.config.tokenizer import PRESETS
-from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
+from pretrain.data.commands.inputs import INPUTS_HELP, Unread, config_of, files_of
 from pretrain.errors import ConfigError
 
 HELP = "train a tokenizer on a sample of text"
@@ -48,14 +48,15 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out={options.out} exists. Name a file that does not exist.")
     config = config_of(options.inputs, text_key=options.text_key)
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, **given))
-    files = files_of(config)
+    files, unread = files_of(config), Unread(config)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(
-        training_text(config, files),
+        training_text(config, files, on_reject=unread.add),
         options.out,
         vocab_size=config.tokenizer.vocab_size,
         preset=config.tokenizer.preset,
     )
+    unread.tell()
     print(f"{options.out}: {tokenizer.vocab_size} pieces, preset {config.tokenizer.preset}, {tokenizer.fingerprint}")
     report = measure(tokenizer, training_text(config, files))
     if report.losses:

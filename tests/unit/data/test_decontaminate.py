@@ -140,12 +140,18 @@ def test_planted_overlaps_are_reported_by_task_source_and_place(planted: dict[st
         "quiz": {"items": 1, "too_short": 0, "overlapping": 1, "longest_words": 19},
         "own": {"items": 1, "too_short": 0, "overlapping": 1, "longest_words": 50},
     }
-    counts = {"documents": 12, "rejected": 1, "overlapping": 2, "dropped": 0}
+    size = len(gzip.decompress((planted["folder"] / "b.jsonl.gz").read_bytes())) - 13  # without its newlines
+    counts = {
+        "documents": 12, "rejected": 1, "bytes_read": size, "rejected_bytes": 8, "overlapping": 2, "dropped": 0
+    }  # fmt: skip
     assert report["sources"] == {
         "a": counts,
         "b": counts,
-        "bad": {"documents": 1, "rejected": 0, "overlapping": 1, "dropped": 0},
-    }
+        "bad": {
+            "documents": 1, "rejected": 0, "bytes_read": (planted["folder"] / "bad.txt").stat().st_size,
+            "rejected_bytes": 0, "overlapping": 1, "dropped": 0,
+        },
+    }  # fmt: skip
     assert [(o["source"], o["line"], o["task"], o["item"]) for o in report["overlaps"]] == [
         ("a", 2, "quiz", "q-1"),
         ("a", 11, "own", "2"),
@@ -170,7 +176,8 @@ def test_the_corpus_is_written_without_its_overlaps(
         assert stream.read() == planted["kept"]
     assert (out / "good.txt").read_text() == planted["clean"]
     report = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert report["sources"]["files"] == {"documents": 38, "rejected": 3, "overlapping": 7, "dropped": 7}
+    counts = {"documents": 38, "rejected": 3, "rejected_bytes": 24, "overlapping": 7, "dropped": 7}
+    assert {key: report["sources"]["files"][key] for key in counts} == counts
     shown = capsys.readouterr().out
     assert "quiz                             1            1 100.00%" in shown
     assert f"q-1 and {planted['folder']}/a.jsonl, line 2: 19 words" in shown

@@ -87,4 +87,8 @@ def test_a_plan_read_back_is_the_plan_and_does_not_know_of_workers(config: RunCo
     other = make_plan(config, files, tokenizer="g")
     assert not {unit.key for unit in other.units} & {unit.key for unit in plan.units}
     config.data.max_rejected_share = 0.5
-    assert make_plan(config, files, tokenizer="f") == replace(plan, max_rejected_share=0.5)
+    for asked, meant in ((None, 0.5), (0.6, 0.6), (0.0, 0.0)):
+        config.data.max_rejected_bytes_share = asked
+        wanted = replace(plan, max_rejected_share=0.5, max_rejected_bytes_share=meant)
+        assert make_plan(config, files, tokenizer="f") == wanted
+    assert plan.max_rejected_bytes_share == 0.01
