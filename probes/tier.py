@@ -23,6 +23,7 @@ from probes.harness import Harness
 from probes.metrics import RECORD_ONLY
 from probes.plan import Plan
 from probes.record import METRIC_MISSING, Measurement, MissingMeasurement
+from probes.remarks import PROBE_ITEMS, item_fields, warning
 from probes.score import CheckpointFacts, gather_answers, measure
 from probes.store import ProbeStore
 from probes.suite import is_fast
@@ -80,8 +81,10 @@ class LiveTier:
         self._scored_steps, self._written_steps = set(scored_steps), set(written_steps)
         self._load(run, plan_hash)
         if run.job.rank == 0:
-            seconds = time.perf_counter() - start
-            run.tracker.event("probe_plan", step=run.state.step, seconds=seconds, **self.plan.describe())
+            step, seconds = run.state.step, time.perf_counter() - start
+            run.tracker.event("probe_plan", step=step, seconds=seconds, **self.plan.describe())
+            if said := warning(self.plan):
+                run.tracker.warn(PROBE_ITEMS, said, step=step, **item_fields(self.plan))
 
     def is_complete(self, step: int, *, written: bool = False) -> bool:
         """Whether this step has been measured, and where it is asked for the answers that the model writes, too."""

@@ -189,22 +189,17 @@ def describe(plan: Plan) -> str:
 
 
 def _remarks(plan: Plan) -> list[str]:
-    remarks = []
-    if plan.stats["cut_requests"]:
-        remarks.append(
-            f"{plan.stats['cut_requests']:,} requests are longer than the context of {plan.settings.max_length} tokens "
-            f"and lose tokens on the left, as in lm-eval."
-        )
-    for task in plan.tasks:
-        if task.not_computed:
-            remarks.append(
-                f"{task.name}: {task.not_computed} would need generated text; gold answers are scored instead."
-            )
-        if task.num_without_gold:
-            remarks.append(f"{task.name}: {task.num_without_gold} items have no right answer among their choices.")
+    from probes.remarks import remarks
+
+    found = [
+        f"{task.name}: {task.not_computed} would need generated text; gold answers are scored instead."
+        for task in plan.tasks
+        if task.not_computed
+    ]
+    found += remarks(plan)
     if plan.skipped:
-        remarks.append(f"{len(plan.skipped):,} items cannot be scored and are left out:")
-        remarks += [f"- {sentence}" for sentence in plan.skipped[:_LISTED]]
+        found.append(f"{len(plan.skipped):,} items or reference answers cannot be scored and are left out:")
+        found += [f"- {sentence}" for sentence in plan.skipped[:_LISTED]]
         if len(plan.skipped) > _LISTED:
-            remarks.append(f"- and {len(plan.skipped) - _LISTED:,} more")
-    return remarks
+            found.append(f"- and {len(plan.skipped) - _LISTED:,} more")
+    return found

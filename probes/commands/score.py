@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 HELP = "score a checkpoint, a run's newest one, or a local Hugging Face LLaMA"
 
+_LISTED = 5
 _OWN_KEYS = {"step": "text", "add_bos": "flag", "max_length": "whole number", "out": "path", "record": "flag"}
 
 
@@ -126,18 +127,25 @@ def _report(
     from probes.examiner import results_table
     from probes.journal import Journal
     from probes.record import METRIC_MISSING
+    from probes.remarks import remarks
     from probes.store import ProbeStore
 
-    texts = generated.texts if generated is not None else None
+    plan, texts = examiner.plan, generated.texts if generated is not None else None
     examined = examiner.examine(scored, target.facts, seconds=seconds, texts=texts)
     print(results_table(examined.measurements))
     for one in examined.missing:
         print(one.sentence())
-    print(f"\n{target.path}: suite {examiner.plan.suite}, plan {examiner.plan.plan_hash}, {seconds:.1f} s of scoring")
+    print(f"\n{target.path}: suite {plan.suite}, plan {plan.plan_hash}, {seconds:.1f} s of scoring")
     if generated is not None:
         print(f"{generated.num_tokens} tokens generated in {generated.seconds:.1f} s")
-    for sentence in examiner.plan.skipped[:5]:
+    for line in remarks(plan) or ["No prompt is cut, no answer is hidden, and no item is left out."]:
+        print(line)
+    for sentence in plan.skipped[:_LISTED]:
         print(f"left out: {sentence}")
+    if len(plan.skipped) > _LISTED:
+        print(
+            f"left out: {len(plan.skipped) - _LISTED} more; out=FOLDER lists them in plans/{plan.plan_hash}/plan.json"
+        )
     if values.get("record"):
         assert target.run is not None, "checked before"
         _record(ProbeStore(target.run), target, examiner, examined)
@@ -155,17 +163,19 @@ def _record(store: ProbeStore, target: Target, examiner: Examiner, examined: Exa
 
 def _write_out(folder: Path, target: Target, examiner: Examiner, examined: Examined) -> None:
     """A folder like a run's: rows, metrics that are missing, answers to every request, and the plan."""
+    from probes.remarks import item_fields
     from probes.store import ProbeStore
 
+    plan = examiner.plan
     missing = [one.to_json() for one in examined.missing]
-    described = {"path": str(target.path.resolve()), **examiner.plan.describe(), "missing": missing}
+    described = {"path": str(target.path.resolve()), **plan.describe(), **item_fields(plan), "missing": missing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "scored.json", json.dumps(described, indent=1) + "\n")
     except OSError as error:
         raise ProbeError(f"out={folder} cannot be written: {error}. Name another folder.") from error
     _record(ProbeStore(folder), target, examiner, examined)
-    examiner.plan.save(folder / "plans" / examiner.plan.plan_hash)
+    plan.save(folder / "plans" / plan.plan_hash)
     print(f"written: {folder}")
 
 

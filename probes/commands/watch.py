@@ -116,6 +116,7 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
     """The plan's rows and items and the tokenizer's model on every rank, and on rank 0 what measures."""
     from probes.examiner import Examiner
     from probes.journal import Journal
+    from probes.remarks import PROBE_ITEMS, item_fields, warning
     from probes.target import find_tokenizer, require_add_bos
     from probes.tier import PLANS_FOLDER
 
@@ -132,8 +133,11 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
                 cache=directory / PLANS_FOLDER,
             )
         )
-        described = made[0].plan.describe()
-        Journal(directory).write("probe_plan", step=target.facts.step, seconds=made[0].seconds, **described)
+        plan, journal, step = made[0].plan, Journal(directory), target.facts.step
+        journal.write("probe_plan", step=step, seconds=made[0].seconds, **plan.describe())
+        if said := warning(plan):
+            journal.write(PROBE_ITEMS, step=step, warning=said, **item_fields(plan))
+            _say(said)
         return made[0].plan.rows, made[0].plan.stored, tokenizer.model
 
     return job.once(prepare), made[0] if made else None

@@ -44,7 +44,7 @@ def test_a_plan_is_compiled_and_described(
     assert f"hash: {plan.plan_hash}" in out and f"plan: {tmp_path / 'plan'}" in out
     stats = plan.stats
     assert f"{stats['tokens']:,} tokens computed, {stats['naive_tokens']:,} if each request were alone" in out
-    assert "padding" in out and "lose tokens" not in out and "left out" not in out
+    assert "padding" in out and "are cut" not in out and "left out" not in out
 
 
 def test_everything_that_is_cut_or_left_out_is_said(
@@ -63,8 +63,9 @@ def test_everything_that_is_cut_or_left_out_is_said(
     words = [f"suite={suite}", f"tokenizer={tokenizer.name}", "task_paths=[tasks]", "max_length=32"]
     assert main(["compile", *words]) == 0
     out = capsys.readouterr().out
-    assert "7 requests are longer than the context of 32 tokens and lose tokens on the left, as in lm-eval." in out
-    assert "12 items cannot be scored and are left out:" in out and "- and 2 more" in out
+    cut = "with their answers they exceed the context of 32 tokens and lose their beginning, as in lm-eval."
+    assert f"t_cut: The prompts of 2 of 2 items are cut: {cut}" in out
+    assert "12 items or reference answers cannot be scored and are left out:" in out and "- and 2 more" in out
     assert "t_made: exact_match would need generated text; gold answers are scored instead." in out
     (folder,) = (tmp_path / "plans").iterdir()
     assert folder.name == Plan.load(folder).plan_hash
