@@ -12,7 +12,7 @@ from functools import partial
 
 from pretrain.arguments import Command, run_command
 
-COMMANDS = ("report", "compile", "prefetch", "score", "watch", "predict", "compare", "trust", "fit", "state")
+COMMANDS = ("report", "compile", "prefetch", "score", "watch", "paired", "predict", "compare", "trust", "fit", "state")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

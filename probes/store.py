@@ -183,7 +183,7 @@ class ProbeStore:
             "num_bytes": table.num_bytes_R,
         }
         metadata = {"plan_hash": plan.plan_hash, "suite": plan.suite, "step": str(step)}
-        path = self._items / plan.plan_hash / f"step_{step:08d}.parquet"
+        path = self._items / plan.plan_hash / items_name(step)
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
@@ -207,6 +207,11 @@ def load_missing(path: Path) -> list[MissingMeasurement]:
     """
     lines = _read(path).splitlines()
     return [_parse(line, path, number, MissingMeasurement) for number, line in enumerate(lines, start=1)]
+
+
+def items_name(step: int) -> str:
+    """File name of the answers at a step."""
+    return f"step_{step:08d}.parquet"
 
 
 def load_measurements(path: Path) -> list[Measurement]:

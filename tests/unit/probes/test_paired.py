@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.errors import ProbeError
+from probes.__main__ import main
 from probes.harness import Harness, load_harness
 from probes.metrics import item_metrics
 from probes.paired import paired_difference, read_items
@@ -88,3 +91,58 @@ def test_items_of_other_plans_tasks_and_metrics_are_refused(loaded: tuple[Harnes
         paired_difference(items, items, "nope")
     with pytest.raises(ProbeError, match=r"gone\.parquet cannot be read"):
         read_items(tmp_path / "gone.parquet")
+
+
+def test_the_command_prints_what_two_checkpoints_of_a_run_differ_by(
+    loaded: tuple[Harness, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    harness, plan = loaded
+    store, run = ProbeStore(tmp_path), tmp_path
+    both = [answered(plan, seed) for seed in (1, 2)]
+    for step, answers in zip((10, 20), both, strict=True):
+        store.write_items(plan, answers, step=step)
+    assert main(["paired", f"{run}/checkpoints/step_00000010", str(run), "--output", f"{run}/paired.csv"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{run} at step 20 minus {run}/checkpoints/step_00000010 at step 10, suite paired" in printed
+    with (run / "paired.csv").open() as file:
+        rows = {(row["task"], row["metric"]): row for row in csv.DictReader(file)}
+    assert all(line in printed for line in ("t_choice", "t_word", "t_text", "t_solve", "all items"))
+    names = [task.name for task in plan.tasks]
+    for column, answers in zip(("first", "second"), both, strict=True):
+        for value in harness.metrics(plan.table, answers.log_likelihood_R, answers.is_greedy_R):
+            row = rows.get((names[value.task], value.metric))
+            if row is not None and value.metric != "bits_per_byte":  # lm-eval weights texts by their bytes
+                assert float(row[column]) == pytest.approx(value.value), (names[value.task], value.metric)
+    row = rows["t_word", "acc"]
+    difference, stderr = float(row["difference"]), float(row["stderr"])
+    right = [answers.is_greedy_R[plan.table.task_R == 1].astype(float) for answers in both]
+    assert difference == pytest.approx(np.mean(right[1] - right[0]))
+    assert stderr == pytest.approx(np.std(right[1] - right[0], ddof=1) / math.sqrt(12))
+    assert float(row["low_95%"]) == pytest.approx(difference - 1.96 * stderr)
+    assert rows["all items", "gold_bpb"]["items"] == str(20 + 12 + 9)
+
+
+def test_the_command_takes_one_task_and_any_metric_and_names_what_it_does_not_know(
+    loaded: tuple[Harness, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, plan = loaded
+    path = ProbeStore(tmp_path).write_items(plan, answered(plan, 1), step=10)
+    assert main(["paired", str(path), str(tmp_path), "--task", "t_choice", "--metric", "all"]) == 0
+    printed = capsys.readouterr().out
+    assert "soft_log_per_char" in printed and "ppl_gold" in printed and "t_word" not in printed
+    ProbeStore(tmp_path).write_items(dataclasses.replace(plan, suite="fast", plan_hash="f"), answered(plan, 1), step=10)
+    other = tmp_path / "other"
+    other.mkdir()
+    ProbeStore(other).write_items(dataclasses.replace(plan, plan_hash="o"), answered(plan, 1), step=10)
+    said = {
+        ("--suite", "paired", "--task", "nope"): "--task nope is not among the items. Known: t_choice, t_word",
+        ("--suite", "paired", "--metric", "nope"): "--metric nope is not among the items' metrics. Known: acc,",
+        (): "both scored by the suites fast, paired. Choose one with --suite NAME",
+        ("--suite", "nope"): "--suite nope is not among them",
+    }
+    for words, message in said.items():
+        assert main(["paired", str(tmp_path), str(tmp_path), *words]) != 0
+        assert message in capsys.readouterr().err
+    for second, message in ((other, "different plans"), (tmp_path / "checkpoints/step_00000011", "answers of step_")):
+        assert main(["paired", str(tmp_path), str(second)]) != 0
+        assert message in capsys.readouterr().err
