@@ -44,7 +44,8 @@ def aggregates(tasks: Sequence[TaskFacts], groups: Sequence[TaskGroup], found: S
     scores = {line: by_task[members[0]] for line, members in lines.items()}
     for group in groups:
         of_group = _group_scores(tasks, group, by_task, sizes)
-        scores[group.name] = of_group
+        if group.line:
+            scores[group.line] = of_group
         shots = _num_fewshot(tasks, group.members)
         yield from ((group.name, tasks[group.members[0]].domain, shots, score) for score in of_group.values())
     for domain in dict.fromkeys(task.domain for task in tasks):

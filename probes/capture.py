@@ -73,7 +73,7 @@ class HarnessTask:
         name: lm-eval's name of the task (kept here: lm-eval draws random numbers each time it is asked).
         ppl: OpenCompass's PPL mode is wanted, too.
         generate: the model's own answers are wanted, too.
-        line: the suite's name for it: its own, or that of the group it came with.
+        line: the suite's line that it came with, see `probes.suite.Suite.lines`.
     """
 
     task: Any

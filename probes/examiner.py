@@ -16,7 +16,7 @@ from probes.plan import Plan, PlanSettings
 from probes.record import Measurement, MissingMeasurement
 from probes.request import ProbeTokenizer
 from probes.score import Answers, CheckpointFacts, gather_answers, measure
-from probes.suite import Suite, load_suite
+from probes.suite import Suite, load_suite, names_with_shots
 
 
 class Examined(NamedTuple):
@@ -92,11 +92,12 @@ class Examiner:
 
 def results_table(measurements: Sequence[Measurement]) -> str:
     """Task, metric, value ± standard error and items, one line each, for a terminal; of metrics what views show."""
+    shown = names_with_shots((row.task, row.num_fewshot) for row in measurements)
     rows = [("task", "metric", "value", "stderr", "items")]
     for row in measurements:
         if row.metric in RECORD_ONLY:
             continue
-        name = row.task if row.task != "mean" else f"mean of {row.domain}"
+        name = shown[row.task, row.num_fewshot] if row.task != "mean" else f"mean of {row.domain}"
         stderr = "" if row.stderr is None else f"± {_number(row.stderr)}"
         rows.append((name, row.metric, _number(row.value), stderr, str(row.num_items)))
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]

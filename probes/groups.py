@@ -32,6 +32,7 @@ class TaskGroup:
 
     Attributes:
         name: lm-eval's name.
+        line: the line of the suite whose score this is; empty for nested groups.
         members: indices of its tasks in the suite, those of nested groups too.
         metrics: what lm-eval aggregates; empty where it aggregates nothing.
     """
@@ -39,6 +40,7 @@ class TaskGroup:
     name: str
     members: tuple[int, ...]
     metrics: tuple[GroupMetric, ...] = ()
+    line: str = ""
 
     def listed(self, metrics: Iterable[str]) -> dict[str, bool]:
         """Which of these metrics (`name` or `name,filter`) lm-eval aggregates here, and whether by size."""
@@ -68,14 +70,17 @@ class TaskGroup:
             )
             for entry in values["metrics"]
         )
-        return cls(values["name"], tuple(values["members"]), tuple(metrics))
+        return cls(values["name"], tuple(values["members"]), tuple(metrics), values["line"])
 
 
-def groups_of_line(line: str, groups: Sequence[Any], tasks: Sequence[Any], *, first: int) -> list[TaskGroup]:
+def groups_of_line(
+    asked: str, line: str, groups: Sequence[Any], tasks: Sequence[Any], *, first: int
+) -> list[TaskGroup]:
     """The groups that a line of a suite brings, the outermost first.
 
     Args:
-        line: the name in the suite.
+        asked: the task, group or tag that the line asks for.
+        line: the line's own name, see `probes.suite.Suite.lines`.
         groups: lm-eval's Groups of the line, nested ones too.
         tasks: lm-eval's Tasks of the line.
         first: index in the suite of the first of these tasks.
@@ -91,9 +96,10 @@ def groups_of_line(line: str, groups: Sequence[Any], tasks: Sequence[Any], *, fi
                 )
                 for entry in group.aggregate_metric_list or ()
             ),
+            line if group.name == asked else "",
         )
         for group in groups
     ]
-    if len(tasks) > 1 and line not in {group.name for group in found}:
-        found.append(TaskGroup(line, tuple(places.values())))
+    if len(tasks) > 1 and asked not in {group.name for group in found}:
+        found.append(TaskGroup(asked, tuple(places.values()), line=line))
     return found

@@ -25,7 +25,7 @@ from probes.encode import build_encoder
 from probes.execute import with_programs
 from probes.finder import TaskFinder, quiet
 from probes.groups import TaskGroup, groups_of_line
-from probes.items import StoredSuite, StoredTask, by_name, give_items, store_task
+from probes.items import StoredSuite, StoredTask, give_items, store_task
 from probes.lm_eval_metrics import all_missing, task_metrics
 from probes.load_errors import prompt_problem
 from probes.metrics import Found, answer_starts
@@ -208,19 +208,16 @@ def load_harness(
     tasks: list[HarnessTask] = []
     groups: list[TaskGroup] = []
     with cached_templates(), _preserved_random_state():
-        for spec in suite.tasks:
+        for spec, line in zip(suite.tasks, suite.lines, strict=True):
             loaded, of_line = finder.load(spec)
-            groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
+            groups += groups_of_line(spec.task, line, of_line, loaded, first=len(tasks))
             for task in loaded:
                 need_examples(task, spec)
                 refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
                 name = str(task.task_name)
-                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
-    names = [task.name for task in tasks] + [group.name for group in groups]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ProbeError(f"Suite {suite.name} holds {', '.join(twice)} more than once, by itself and in a group.")
+                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, line, spec.generate))
+    _refuse_twice(suite, tasks, groups)
     return Harness(suite, tasks, groups, limit=limit)
 
 
@@ -240,24 +237,28 @@ def restore_harness(
     from lm_eval.api.instance import Instance
 
     _stay_offline()
-    kept = by_name(stored.tasks)
+    suite = Suite(stored.name, stored.specs)
+    kept: dict[str, list[StoredTask]] = {}
+    for record in stored.tasks:
+        kept.setdefault(record.name, []).append(record)
 
     def give(building: Building) -> None:
-        if building.name not in kept:
+        if not kept.get(building.name):
             raise ProbeError(f"Task {building.name} is new in a group of suite {stored.name}; compile the plan again.")
-        give_items(building.task, kept[building.name])
+        give_items(building.task, kept[building.name][0])
 
     finder = TaskFinder(task_paths, give)
     tasks: list[HarnessTask] = []
     groups: list[TaskGroup] = []
     with cached_templates(), _preserved_random_state():
-        for spec in stored.specs:
+        for spec, line in zip(suite.tasks, suite.lines, strict=True):
             loaded, of_line = finder.load(spec)
-            groups += groups_of_line(spec.task, of_line, loaded, first=len(tasks))
+            groups += groups_of_line(spec.task, line, of_line, loaded, first=len(tasks))
             for task in loaded:
                 refuse_programs(task, spec, allowed=allow_code_execution)
                 name = str(task.task_name)
-                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, spec.task, spec.generate))
+                kept.get(name, [None]).pop(0)
+                tasks.append(HarnessTask(task, spec.domain, name, spec.ppl, line, spec.generate))
     if [task.name for task in tasks] != [task.name for task in stored.tasks]:
         raise ProbeError(
             f"Suite {stored.name} has other tasks than when its plan was compiled; compile the plan again."
@@ -287,7 +288,21 @@ def restore_harness(
             for item, number, kind, repeats in record.instances
         ]
         remember_templates(task)
-    return Harness(Suite(stored.name, stored.specs), tasks, groups, limit=stored.limit)
+    return Harness(suite, tasks, groups, limit=stored.limit)
+
+
+def _refuse_twice(suite: Suite, tasks: Sequence[HarnessTask], groups: Sequence[TaskGroup]) -> None:
+    """Each curve has one source: a task, or group, at a number of examples is there once."""
+    named = [(task.name, task.num_fewshot) for task in tasks]
+    for group in groups:
+        shots = {tasks[index].num_fewshot for index in group.members}
+        named.append((group.name, shots.pop() if len(shots) == 1 else -1))
+    twice = sorted({name for name, shots in named if named.count((name, shots)) > 1})
+    if twice:
+        raise ProbeError(
+            f"Suite {suite.name} holds {', '.join(twice)} more than once with the same number of examples: by itself "
+            f"and in a group, or with a number that the task's own definition says, too. Remove one of the two."
+        )
 
 
 def _stay_offline() -> None:

@@ -13,14 +13,13 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.errors import ProbeError
 from probes.groups import TaskGroup
-from probes.suite import TaskSpec
+from probes.suite import Suite, TaskSpec
 
 _NOT_DEFINING = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata", "tag", "task_alias", "num_fewshot")
 """Keys of a task's definition that say where its data lie or what the suite decides."""
@@ -109,7 +108,7 @@ class StoredSuite:
         found = []
         if self.name != other.name:
             found.append(f"suite {self.name}, now {other.name}")
-        mine, theirs = ({spec.task: spec for spec in suite.specs} for suite in (self, other))
+        mine, theirs = (dict(zip(Suite(s.name, s.specs).lines, s.specs, strict=True)) for s in (self, other))
         for task in dict.fromkeys([*mine, *theirs]):
             before, now = mine.get(task), theirs.get(task)
             if before is None or now is None:
@@ -239,8 +238,3 @@ def _not_plain(value: Any, where: str = "") -> str:
     if value is None or type(value) in (str, int, float, bool):
         return ""
     return f"{where or 'it'} is a {type(value).__name__}"
-
-
-def by_name(tasks: Sequence[StoredTask]) -> dict[str, StoredTask]:
-    """Stored tasks by name."""
-    return {task.name: task for task in tasks}

@@ -106,13 +106,16 @@ def show_unshown(journal: Journal, store: ProbeStore, show: Show) -> list[Place]
         ProbeError: the run's files cannot be read or written.
     """
     rows: dict[Place, list[Measurement]] = {}
+    of_plan: dict[str, list[Measurement]] = {}
     for row in store.measurements:
         rows.setdefault((row.step, row.plan_hash), []).append(row)
+        of_plan.setdefault(row.plan_hash, []).append(row)
     shown = []
     for place in sorted(journal.unshown()):
         measurements = rows.get(place)
         if measurements:  # or its rows are being written
-            show(dashboard_values(measurements), measurements[0].step, measurements[0].tokens)
+            values = dashboard_values(measurements, of_plan[measurements[0].plan_hash])
+            show(values, measurements[0].step, measurements[0].tokens)
             shown.append(place)
     journal.mark_shown(shown)
     return shown

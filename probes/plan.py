@@ -23,7 +23,7 @@ from pretrain.places import names_besides, what_is
 from probes.items import StoredSuite
 from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
-from probes.suite import Suite
+from probes.suite import Suite, names_with_shots
 
 PLAN_FORMAT = 4
 """Raised when the files or the meaning of packed rows change; a part of the plan hash."""
@@ -104,19 +104,18 @@ class Plan:
         """Tokens of all rows, padding included: what a scoring pass computes."""
         return sum(len(row.tokens_S) for row in self.rows.rows)
 
+    @property
+    def names(self) -> list[str]:
+        """A name of its own for each task: lm-eval's, with `@5shot` where the plan has the task more than once."""
+        shown = names_with_shots((task.name, task.num_fewshot) for task in self.tasks)
+        return [shown[task.name, task.num_fewshot] for task in self.tasks]
+
     def chance(self) -> dict[str, float]:
         """Accuracy of guessing by task: the mean over items of right answers / choices, one if none is known.
 
         Tasks whose items have a single answer, which nobody guesses, are left out. A group has that of its items.
         """
-        table, levels = self.table, {}
-        for index, task in enumerate(self.tasks):
-            choices = (table.task_R == index) & table.is_choice_R
-            if choices.any():
-                _, inverse, counts = np.unique(table.item_R[choices], return_inverse=True, return_counts=True)
-                right = np.maximum(1, np.bincount(inverse, weights=table.is_gold_R[choices]))
-                if counts.max() > 1:
-                    levels[task.name] = float(np.mean(right / counts))
+        levels = {self.tasks[index].name: level for index, level in self.chance_of_tasks().items()}
         of_groups = {}
         for group in self.stored.groups:
             members = [self.tasks[index] for index in group.members]
@@ -137,6 +136,18 @@ class Plan:
             "items_without_gold": {task.name: task.num_without_gold for task in self.tasks if task.num_without_gold},
             "skipped": skipped,
         }
+
+    def chance_of_tasks(self) -> dict[int, float]:
+        """The same of single tasks, by index."""
+        table, levels = self.table, {}
+        for index in range(len(self.tasks)):
+            choices = (table.task_R == index) & table.is_choice_R
+            if choices.any():
+                _, inverse, counts = np.unique(table.item_R[choices], return_inverse=True, return_counts=True)
+                right = np.maximum(1, np.bincount(inverse, weights=table.is_gold_R[choices]))
+                if counts.max() > 1:
+                    levels[index] = float(np.mean(right / counts))
+        return levels
 
     def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:
         """Where the plan differs from what is wanted, one phrase each; empty if it may be used.

@@ -25,8 +25,9 @@ _MOST_TASKS = 5
 
 def item_fields(plan: Plan) -> dict[str, Any]:
     """Fields of the event `probe_items`: counts by task, without those that are 0."""
+    named = list(zip(plan.names, plan.tasks, strict=True))
     counts = {
-        name: {task.name: getattr(task, field) for task in plan.tasks if getattr(task, field)}
+        name: {own: getattr(task, field) for own, task in named if getattr(task, field)}
         for name, field in _COUNTS.items()
     }
     return {
@@ -39,10 +40,10 @@ def item_fields(plan: Plan) -> dict[str, Any]:
 def remarks(plan: Plan) -> list[str]:
     """A line for each task with items that are not scored as a reader would expect."""
     found = []
-    for task in plan.tasks:
+    for name, task in zip(plan.names, plan.tasks, strict=True):
         sentences = _sentences(task, plan.settings.max_length)
         if sentences:
-            found.append(f"{task.name}: {' '.join(sentences)}")
+            found.append(f"{name}: {' '.join(sentences)}")
     return found
 
 

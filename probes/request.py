@@ -99,7 +99,7 @@ class TaskFacts:
         num_left_out: items that cannot be scored at all, beside those of `num_items`.
         num_cut: items with a prompt that loses its beginning, because with its answer it exceeds the context.
         num_cut_to_generate: prompts that lose their beginning so that the context has room for the answer.
-        line: what the suite's line asks for: the task itself, or the group or tag it belongs to.
+        line: the suite's line that it came with, see `probes.suite.Suite.lines`: the task itself, or a group or tag.
     """
 
     name: str

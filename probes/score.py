@@ -142,9 +142,8 @@ def _found(plan: Plan, answers: Answers, harness: Harness, texts: Mapping[int, S
     taken = {(one.task, one.metric) for one in found}
     continuous = item_metrics(plan.table, answers.log_likelihood_R)
     found.extend(one for value in continuous if (value.task, value.metric) not in taken for one in checked(value))
-    chance = plan.chance()
-    levels = {index: chance[task.name] for index, task in enumerate(plan.tasks) if task.name in chance}
-    found.extend(rescaled_accuracies([value for value in found if isinstance(value, MetricValue)], levels))
+    values = [value for value in found if isinstance(value, MetricValue)]
+    found.extend(rescaled_accuracies(values, plan.chance_of_tasks()))
     return sorted(found, key=lambda one: one.task)
 
 

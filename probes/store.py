@@ -1,9 +1,9 @@
 """The record of measurements: `probes.jsonl`, append-only whole lines, and per-request answers in Parquet.
 
 Metrics that could not be computed are in `missing.jsonl`, with the reason; every row of `probes.jsonl` has a number.
-A measurement is named by (step, suite, task, metric, plan_hash): writing it again replaces it, so a step that
-is scored twice after a crash is recorded once. Only rank 0 writes. Training and a scorer beside it may write at
-the same time: each change is made under a lock, on what the other has written meanwhile.
+A measurement is named by (step, suite, domain, task, num_fewshot, metric, plan_hash): writing it again replaces it, so
+a step that is scored twice after a crash is recorded once. Only rank 0 writes. Training and a scorer beside it may
+write at the same time: each change is made under a lock, on what the other has written meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCK_FILE = ".probes.lock"
 Row = TypeVar("Row", Measurement, MissingMeasurement)
 _ITEMS_NAME = re.compile(r"step_(\d+)\.parquet$")
 
-Key = tuple[int, str, str, str, str, str]
+Key = tuple[int, str, str, str, int, str, str]
 
 
 class ProbeStore:
@@ -158,7 +158,8 @@ class ProbeStore:
     def write_items(self, plan: Plan, answers: Answers, *, step: int) -> Path:
         """Writes the answers to every request of a step, to `items/<plan_hash>/step_<step>.parquet`.
 
-        Columns: task, and those of `probes.paired.COLUMNS`; log-likelihoods are in nats. The plan hash, the suite
+        Columns: task (`task@5shot` where the plan has it at several numbers of examples), and those of
+        `probes.paired.COLUMNS`; log-likelihoods are in nats. The plan hash, the suite
         and the step are in the file's metadata.
 
         Raises:
@@ -168,7 +169,7 @@ class ProbeStore:
         import pyarrow.parquet as pq
 
         table = plan.table
-        names = pa.array([task.name for task in plan.tasks])
+        names = pa.array(plan.names)
         columns = {
             "task": pa.DictionaryArray.from_arrays(pa.array(table.task_R), names),
             "item": table.item_R,
@@ -280,7 +281,7 @@ def _parse(line: bytes, path: Path, number: int, kind: type[Row]) -> Row:
 
 
 def _key(row: Measurement) -> Key:
-    return (row.step, row.suite, row.domain, row.task, row.metric, row.plan_hash)
+    return (row.step, row.suite, row.domain, row.task, row.num_fewshot, row.metric, row.plan_hash)
 
 
 def _lines(rows: Iterable[Measurement | MissingMeasurement]) -> bytes:

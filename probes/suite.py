@@ -7,6 +7,8 @@ at once. Whether a task exists is for `probes.harness` to say: this file needs n
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +58,23 @@ class Suite:
 
     Attributes:
         name: stem of the file.
-        tasks: in the order of the file; no task twice.
+        tasks: in the order of the file; a task may be there several times, each with another number of examples.
     """
 
     name: str
     tasks: tuple[TaskSpec, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A name for each line: its task, with `@5shot` where several lines have the task and this one says its number.
+
+        Two lines of one task say different numbers, or one of them none.
+        """
+        counts = Counter(spec.task for spec in self.tasks)
+        return tuple(
+            spec.task if counts[spec.task] == 1 or spec.num_fewshot is None else with_shots(spec.task, spec.num_fewshot)
+            for spec in self.tasks
+        )
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -76,6 +90,25 @@ class Suite:
         if not lines:
             raise ProbeError(f"Suite {self.name} has no fast tier: every line says fast: 0. Give one line some items.")
         return Suite(self.name + _FAST, lines)
+
+
+def with_shots(task: str, num_fewshot: int) -> str:
+    """Name of a task that is there at several numbers of examples; -1 examples are those of tasks that differ."""
+    return f"{task}@{num_fewshot}shot" if num_fewshot >= 0 else f"{task}@mixed"
+
+
+def names_with_shots(tasks: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Unambiguous names by task and number of examples: the task's own, unless it is there at several numbers.
+
+    Args:
+        tasks: names and numbers of examples of all tasks of a compiled suite. Means of domains keep their name.
+    """
+    known = dict.fromkeys(tasks)
+    counts = Counter(task for task, _ in known)
+    return {
+        (task, shots): task if counts[task] == 1 or task == MEAN_TASK else with_shots(task, shots)
+        for task, shots in known
+    }
 
 
 def is_fast(suite: str) -> bool:
@@ -141,8 +174,11 @@ def _parse(content: Any, problems: list[str]) -> list[TaskSpec]:
     specs: list[TaskSpec] = []
     for index, entry in enumerate(entries):
         spec = _parse_task(entry, f"tasks[{index}]", problems)
-        if spec is not None and spec.task in {earlier.task for earlier in specs}:
-            problems.append(f"tasks[{index}].task={spec.task!r} is listed before. Keep one of the two.")
+        if spec is not None and (spec.task, spec.num_fewshot) in {(one.task, one.num_fewshot) for one in specs}:
+            problems.append(
+                f"tasks[{index}].task={spec.task!r} is listed before with num_fewshot={spec.num_fewshot}. Keep one of "
+                f"the two, or give them different numbers of examples."
+            )
         elif spec is not None:
             specs.append(spec)
     return specs

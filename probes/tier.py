@@ -24,9 +24,10 @@ from probes.metrics import RECORD_ONLY
 from probes.plan import Plan
 from probes.record import METRIC_MISSING, Measurement, MissingMeasurement
 from probes.remarks import PROBE_ITEMS, item_fields, warning
+from probes.request import TaskFacts
 from probes.score import CheckpointFacts, gather_answers, measure
 from probes.store import ProbeStore
-from probes.suite import is_fast
+from probes.suite import is_fast, names_with_shots
 
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run
@@ -64,7 +65,7 @@ class LiveTier:
         self._harness: Harness | None = None
         self._scored_steps: set[int] = set()
         self._written_steps: set[int] = set()
-        self._said_missing: set[tuple[str, str, str]] = set()
+        self._said_missing: set[tuple[str, str, int, str]] = set()
 
     def prepare(self, run: Run, store: ProbeStore | None) -> None:
         """Compiles the plan on rank 0, or takes the compiled one; every rank then holds it.
@@ -205,7 +206,7 @@ class LiveTier:
             self._failed(run, "measuring", f"{type(error).__name__}: {error}")
             return
         self._say_missing(run, missing)
-        run.tracker.log_views(dashboard_values(measurements), step=state.step, tokens=state.tokens)
+        run.tracker.log_views(dashboard_values(measurements, self.plan.tasks), step=state.step, tokens=state.tokens)
         written: dict[str, Any] = {}
         took = seconds + time.perf_counter() - start
         if generated is not None:
@@ -227,10 +228,11 @@ class LiveTier:
         for one in missing:
             fields = one.to_json()
             step = fields.pop("step")
-            if (one.domain, one.task, one.metric) in self._said_missing:
+            place = (one.domain, one.task, one.num_fewshot, one.metric)
+            if place in self._said_missing:
                 run.tracker.event(METRIC_MISSING, step=step, **fields)
             else:
-                self._said_missing.add((one.domain, one.task, one.metric))
+                self._said_missing.add(place)
                 run.tracker.warn(METRIC_MISSING, one.sentence(), step=step, **fields)
 
 
@@ -259,16 +261,27 @@ def _together(run: Run, work: Callable[[], T]) -> tuple[T | None, str]:
     return None, cause or f"rank {failed - 1} failed; its output says why"
 
 
-def dashboard_values(measurements: Sequence[Measurement]) -> dict[str, float]:
+def dashboard_values(
+    measurements: Sequence[Measurement], beside: Sequence[Measurement | TaskFacts] = ()
+) -> dict[str, float]:
     """What views show: all metrics but those of `probes.metrics.RECORD_ONLY`, by their stable names.
 
-    Those of a fast tier are charts of their own: `probe-fast-<domain>/…`.
+    Those of a fast tier are charts of their own: `probe-fast-<domain>/…`. So is a task at each of several numbers of
+    examples: `…/<task>@5shot/…`.
+
+    Args:
+        measurements: of one checkpoint.
+        beside: what else the compiled suite has, or has given at other checkpoints: a name must not depend on what is
+            missing at this one.
     """
-    return {
-        probe_name(f"fast-{row.domain}" if is_fast(row.suite) else row.domain, row.task, row.metric): row.value
-        for row in measurements
-        if row.metric not in RECORD_ONLY
-    }
+    others = ((one.name if isinstance(one, TaskFacts) else one.task, one.num_fewshot) for one in beside)
+    shown = names_with_shots([*((row.task, row.num_fewshot) for row in measurements), *others])
+    values = {}
+    for row in measurements:
+        if row.metric not in RECORD_ONLY:
+            domain = f"fast-{row.domain}" if is_fast(row.suite) else row.domain
+            values[probe_name(domain, shown[row.task, row.num_fewshot], row.metric)] = row.value
+    return values
 
 
 def _plan_folder(run: Run, plan_hash: str) -> Path:

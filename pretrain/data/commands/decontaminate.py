@@ -107,7 +107,7 @@ def _task_items(options: argparse.Namespace, config: RunConfig) -> list[Item]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     finder = TaskFinder(config.probe.task_paths, data_from_folder(data_dir))
     found: list[Item] = []
-    for spec in dict.fromkeys(specs):
+    for spec in {spec.task: spec for spec in specs}.values():  # its items are the same at every number of examples
         for task in finder.load(spec).tasks:
             records: Any = task.test_docs() if task.has_test_docs() else task.validation_docs()
             name = task.config.task
