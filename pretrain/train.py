@@ -24,6 +24,7 @@ from pretrain.checkpoint.retain import retain
 from pretrain.config.checks import check
 from pretrain.config.load import changed_settings, config_hash, identity_hash, load_yaml, to_plain
 from pretrain.config.run import RunConfig
+from pretrain.data import epochs
 from pretrain.data.loader import BatchLoader
 from pretrain.data.manifest import TOKENIZER_NAME
 from pretrain.data.order import SampleOrder
@@ -154,6 +155,9 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         if order_changes:
             sample = history.skips.index(state.samples)
             tracker.event("order_changed", step=state.step, changes=order_changes, sample=sample)
+        repeated = epochs.repeated_sources(order, num_samples=config.batch_sizes.samples(config.total_steps))
+        if repeated:
+            tracker.warn("sources_repeated", epochs.warning(repeated), step=state.step, **epochs.fields(repeated))
         if changes.settings:
             tracker.event("settings_changed", step=state.step, changes=changes.settings)
             job.once(lambda: record(config))  # after the events: a start that is killed in between reports them again

@@ -161,6 +161,20 @@ class ChunkedOrder:
         window = chunk + row * len(self.rows)
         return SampleLocations(source, epoch, window, window * self.sequence_length)
 
+    def counts_before(self, index: int) -> np.ndarray:
+        """Samples that each source has given among the first `index`, float64 [num_sources].
+
+        Which samples are dropped, and which of a chunk come first, is left to the shuffle. Here they count as an even
+        mix of their chunk: what is returned is the mean over all seeds.
+        """
+        sizes = self.rows.sum(axis=1)
+        trained = self.rows * ((sizes - self.dropped) / sizes)[:, None]
+        passes, place = divmod(index, int(self._first[-1]))
+        chunk = int(np.searchsorted(self._first, place, side="right")) - 1
+        begun = self.rows[chunk] * ((place - self._first[chunk]) / sizes[chunk])
+        counts: np.ndarray = passes * trained.sum(axis=0) + trained[:chunk].sum(axis=0) + begun
+        return counts
+
     def _shuffled(self, epoch: int, chunk: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Source, and which of its rows of the chunk, of the samples at some places of a shuffled chunk."""
         offsets = self._offsets[chunk]

@@ -56,6 +56,10 @@ class Order(Protocol):
         """Samples [first, first + count); each is found without the ones before it."""
         ...
 
+    def counts_before(self, index: int) -> np.ndarray:
+        """Samples that each source has given among the first `index`, [num_sources], in closed form."""
+        ...
+
 
 class SampleOrder:
     """An order without what a run leaves out: what the loader asks.
@@ -82,6 +86,15 @@ class SampleOrder:
         return SampleLocations(
             *(np.concatenate([getattr(p, name) for p in parts]) for name in SampleLocations.__slots__)
         )
+
+    def counts(self, num_samples: int) -> np.ndarray:
+        """Samples that each source gives among the first `num_samples` that are trained on, [num_sources].
+
+        Exact, but for `chunked`, where what a chunk leaves out counts as an even mix of it.
+        """
+        runs = list(self.skips.runs(0, num_samples)) if self.skips.ranges else [(0, num_samples)]
+        parts = [self.order.counts_before(first + n) - self.order.counts_before(first) for first, n in runs]
+        return np.sum(parts, axis=0) if parts else self.order.counts_before(0)
 
     @property
     def epoch_tokens(self) -> dict[str, int]:
@@ -170,6 +183,11 @@ class MixtureOrder:
             drawn[name] = drawn.get(name, 0) + count
         return {name: count for name, count in drawn.items() if count}
 
+    def counts_before(self, index: int) -> np.ndarray:
+        """Samples that each source has given among the first `index`, int64 [num_sources]."""
+        drawn = self.drawn_before(index)
+        return np.array([drawn.get(name, 0) for name in self.sources], dtype=np.int64)
+
 
 class SequentialOrder:
     """Windows as they stand in the text, source after source, over and over: OpenLLaMA's stream.
@@ -200,6 +218,12 @@ class SequentialOrder:
         source = np.searchsorted(self._first, place, side="right") - 1
         window = place - self._first[source]
         return SampleLocations(source, epoch, window, window * self.sequence_length)
+
+    def counts_before(self, index: int) -> np.ndarray:
+        """Samples that each source has given among the first `index`, int64 [num_sources]."""
+        passes, place = divmod(index, int(self._first[-1]))
+        windows = np.array(self.num_windows, dtype=np.int64)
+        return passes * windows + np.clip(place - self._first[:-1], 0, windows)
 
 
 def count_windows(sources: Sequence[str], num_tokens: Mapping[str, int], *, sequence_length: int) -> tuple[int, ...]:

@@ -74,3 +74,17 @@ def test_chunks_end_with_a_save(folder: Path) -> None:
     ends = [step for step in range(1, 24) if chunks[step] != chunks[step - 1]]
     assert all(len(chunk) == 1 for chunk in chunks) and len(ends) >= 2
     assert saved == [*ends, 24]
+
+
+@pytest.mark.slow  # in every test run: tests/unit/data/test_epochs.py
+def test_a_source_that_will_be_read_often_is_reported_when_the_run_starts(folder: Path) -> None:
+    few = folder / "few.jsonl"
+    few.write_text("".join(f"{line}\n" for line in (folder / "tales.jsonl").read_text().splitlines()[:12]))
+    code, said, rows = run(folder, "often", f"data.sources.tales.paths=[{few}]", "train.steps=14")
+    assert code == 0, said[-3000:]
+    (event,) = (event for event in runs.events(folder / "runs/often") if event["kind"] == "sources_repeated")
+    assert event["step"] == 0 and list(event["sources"]) == ["tales"]
+    told = event["sources"]["tales"]
+    assert told["tokens"] == rows[-1]["data/tales/tokens"], "the last step's own account"
+    assert told["epochs"] == pytest.approx(rows[-1]["data/tales/epochs"]) and told["epochs"] > 4
+    assert said.count(f"warning: The run reads tales {told['epochs']:.1f} times") == 1

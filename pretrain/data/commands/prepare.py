@@ -17,8 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pretrain.errors import ConfigError
+from pretrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pretrain.config.run import RunConfig
+    from pretrain.data.prepared import PreparedData
 
 HELP = "tokenise the run's text"
 
@@ -74,10 +79,26 @@ def run(options: argparse.Namespace) -> int:
             )
         if source["rejected"]:
             print(f"  {name:<16} rejected   {tell_rejected(name, source)}")
+    _warn_of_training(config, prepared)
     if is_published(config.data):
         print("\n".join(table(count(prepared.directory), config.data)))
         require_published(config.data, directory=prepared.directory)
     return 0
+
+
+def _warn_of_training(config: RunConfig, prepared: PreparedData) -> None:
+    """Says what a run of this configuration would warn of, or be refused for, while its text can still be changed."""
+    from pretrain.data.epochs import repeated_sources, warning
+    from pretrain.data.run_order import sample_order
+
+    try:
+        order = sample_order(config, prepared)
+        repeated = repeated_sources(order, num_samples=config.batch_sizes.samples(config.total_steps))
+        message = warning(repeated) if repeated else None
+    except (ConfigError, DataError) as error:
+        message = f"A run with this configuration would be refused: {error}"
+    if message is not None:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace) -> None:
