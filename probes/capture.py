@@ -114,13 +114,21 @@ class HarnessTask:
             num_fewshot=self.num_fewshot,
             num_items=len(items),
             output_type=output_type,
-            not_computed=", ".join(self.task.aggregation()) if generated and not self.generate else "",
+            not_computed=", ".join(metric_names(self.task)) if generated and not self.generate else "",
             num_without_gold=len(items - with_gold) if known else 0,
             num_without_reference=len(captured.without_reference),
             num_left_out=len(captured.left_out),
             num_cut=len(cut),
             line=self.line or self.name,
         )
+
+
+def metric_names(task: Any) -> list[str]:
+    """lm-eval's names of a task's metrics; none if the task cannot say."""
+    try:
+        return list(task.aggregation())
+    except Exception:  # noqa: BLE001 (other people's code; a task without names is scored all the same)
+        return []
 
 
 def by_item(instances: Sequence[Any]) -> dict[int, list[Any]]:

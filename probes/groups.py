@@ -54,8 +54,8 @@ class TaskGroup:
 
     def by_size(self, metric: str) -> bool:
         """Whether tasks count by size in a metric; what lm-eval does not list goes the way of what it lists."""
-        own = self.listed([metric])
-        return own[metric] if own else not self.metrics or any(entry.by_size for entry in self.metrics)
+        own = self.listed([metric.removesuffix("_rescaled")])
+        return any(own.values()) if own else not self.metrics or any(entry.by_size for entry in self.metrics)
 
     def to_json(self) -> dict[str, Any]:
         """As stored in a plan."""

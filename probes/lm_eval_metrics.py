@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.capture import by_item
+from probes.capture import by_item, metric_names
 from probes.metrics import Found, MetricValue, MissingMetric, checked, stderr_name
 
 BOOTSTRAP_RESAMPLES = 200
@@ -39,11 +39,11 @@ def task_metrics(task: Any, index: int) -> Iterator[Found]:
         task: lm-eval's Task, its instances answered (`resps`).
         index: of the task in the suite.
     """
-    try:
-        task.apply_filters()
-    except _ANY as error:
-        yield from all_missing(task, index, _reason("the task's filters", error))
-        return
+    for one in task._filters:  # as `Task.apply_filters` does
+        try:
+            one.apply(task.instances)
+        except _ANY as error:
+            yield from all_missing(task, index, _reason(f"filter {one.name}", error), filter_name=one.name)
     items = by_item(task.instances)
     for filter_name in task.instances[0].filtered_resps:
         values: dict[str, list[Any]] = {}
@@ -63,11 +63,7 @@ def task_metrics(task: Any, index: int) -> Iterator[Found]:
 
 def all_missing(task: Any, index: int, reason: str, *, filter_name: str = "none") -> Iterator[MissingMetric]:
     """All metrics of a task, for one reason."""
-    try:
-        names = list(task.aggregation())
-    except _ANY:
-        names = []
-    for name in names or [EVERY_METRIC]:
+    for name in metric_names(task) or [EVERY_METRIC]:
         yield MissingMetric(index, _named(name, filter_name), reason)
 
 

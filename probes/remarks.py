@@ -60,7 +60,7 @@ def _sentences(task: TaskFacts, max_length: int) -> list[str]:
         rest = task.num_items - task.num_without_gold
         found.append(
             f"{task.num_without_gold} of {task.num_items} items have no answer among their choices; lm-eval's metrics "
-            f"count them as wrong, metrics of the right answer (gold_bpb, correct_prob, …) are of the other {rest}."
+            f"count them as wrong, metrics of the right answer (gold_bpb, correct_prob, …) have the other {rest} only."
         )
     if task.num_cut:
         found.append(

@@ -25,6 +25,7 @@ from probes.journal import Journal
 from probes.metrics import MetricValue, MissingMetric
 from probes.plan import Plan, PlanSettings, compile_plan
 from probes.record import Measurement, MissingMeasurement
+from probes.report.curves import curves_of
 from probes.request import TaskFacts
 from probes.score import CheckpointFacts, gather_answers, measure
 from probes.store import ProbeStore, load_measurements
@@ -68,7 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = {name: sums % name for name in ("fail", "leave", "not_a_number", "words", "bare")}
     own["good"] = ""
     own["results"] = "process_results: !function broken.fail_on_the_second\n"
-    filters = "filter_list:\n- name: strict\n  filter:\n  - function: custom\n    filter_fn: !function broken.fail\n"
+    filters = (
+        "filter_list:\n- name: strict\n  filter:\n  - function: custom\n    filter_fn: !function broken.fail\n"
+        "- name: loose\n  filter:\n  - function: take_first\n"
+    )
     for name, addition in {**own, "filter": filters}.items():
         definition = {key: value for key, value in asked.items() if key not in addition}
         write_task(folder, f"m_{name}", choice, definition)
@@ -107,7 +111,6 @@ def test_an_aggregation_of_lm_evals_that_overflows_costs_one_metric_and_no_other
         ("m_not_a_number", ["acc"], "its value is nan"),
         ("m_words", ["acc"], "its value is a str, not a number"),
         ("m_results", ["acc", "acc_norm"], "process_results failed on item 1: ValueError: cannot read this answer"),
-        ("m_filter", ["acc", "acc_norm"], "the task's filters failed: KeyError: 'no\\nsuch key'"),
     ],
 )
 def test_what_a_users_code_raises_costs_what_it_was_to_compute(
@@ -124,6 +127,31 @@ def test_what_a_users_code_raises_costs_what_it_was_to_compute(
     lost = {one.metric: one.reason for one in missing if one.task == "mean"}
     assert not {row.metric for row in rows if row.task == "mean"} & set(metrics)
     assert lost.keys() >= set(metrics) and set(lost.values()) == {f"task {task} has none"}
+
+
+def test_a_filter_that_fails_costs_its_own_metrics_and_no_other_filters(folder: Path, tokenizer: Tokenizer):
+    rows, missing = measured(*built(folder, tokenizer, "m_filter"))
+    assert {(one.metric, one.reason) for one in missing if one.task == "m_filter"} == {
+        (f"{name},strict", "filter strict failed: KeyError: 'no\\nsuch key'") for name in ("acc", "acc_norm")
+    }
+    assert {"acc,loose", "acc_norm,loose", "gold_bpb"} <= {row.metric for row in rows if row.task == "m_filter"}
+
+
+def test_a_report_survives_errors_too_large_for_a_number():
+    rows = [
+        {
+            "step": 1,
+            "tokens": 1,
+            "domain": "d",
+            "task": task,
+            "metric": "word_perplexity",
+            "value": 1e300,
+            "stderr": 1e200,
+        }
+        for task in ("a", "b")
+    ]
+    (mean,) = [curve for curve in curves_of(rows) if curve.task == "mean"]
+    assert mean.points[0].stderr == pytest.approx(1e200 / math.sqrt(2))
 
 
 def test_a_number_without_dimensions_is_a_number(folder: Path, tokenizer: Tokenizer):
