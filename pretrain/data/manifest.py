@@ -18,6 +18,7 @@ from typing import Any
 from pretrain.config.data import DataConfig
 from pretrain.config.run import RunConfig
 from pretrain.data.files import InputFile, digest, find_files, is_remote, open_file
+from pretrain.data.records import spelt_out
 from pretrain.data.shards import describe_file
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.unit_state import ShardCounts, UnitState, sum_rejected
@@ -165,7 +166,7 @@ def tell_rejected(name: str, source: Mapping[str, Any]) -> str:
         name: of the source.
         source: as the folder's manifest has it; one that was written before bytes were counted has none.
     """
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in source["rejected"].items())
+    listed = spelt_out(source["rejected"])
     if source.get("bytes_read"):
         share = source["rejected_bytes"] / source["bytes_read"]
         listed += f"; {source['rejected_bytes']:,} of {source['bytes_read']:,} bytes ({share:.2%})"

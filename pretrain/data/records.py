@@ -5,6 +5,7 @@ Plain values, small enough to send between processes. Also says when a text is f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +119,12 @@ REASONS = {
 """Every reason, with its meaning for people."""
 DAMAGE = ("damaged", "vanished", "wrong_kind")
 """Reasons that hold for a file and all that follows in it, not for a line."""
+
+
+def spelt_out(counts: Mapping[str, int]) -> str:
+    """Counts by reason for people: `2 nul_byte (holds a NUL byte), 1 empty (no text)`."""
+    known = {reason: f"{reason} ({meaning})" for reason, meaning in REASONS.items()}
+    return ", ".join(f"{count:,} {known.get(reason, reason)}" for reason, count in counts.items())
 
 
 class Unfit(Exception):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pretrain.data import lines
 from pretrain.data.documents import Document, Piece, Rejected, TokenRow, read_piece
 from pretrain.data.files import InputFile, find_files
-from pretrain.data.records import REASONS
+from pretrain.data.records import REASONS, spelt_out
 
 ROWS = [
     {"text": f"document {i} \u2028 数据\r\n", "meta": {"split": "validation" if i % 3 == 0 else "train"}}
@@ -280,3 +280,10 @@ def test_rows_of_tokens_are_checked_for_length_and_type(tmp_path: Path) -> None:
         "missing_text", "unknown_source",
     ]  # fmt: skip
     assert "token id -3 at position 2" in items[2].detail
+
+
+def test_counts_of_rejects_are_told_with_their_meaning() -> None:
+    counts = {"invalid_utf8": 1_200, "nul_byte": 2, "of_a_later_version": 1}
+    assert spelt_out(counts) == (
+        "1,200 invalid_utf8 (bytes that are not UTF-8), 2 nul_byte (holds a NUL byte), 1 of_a_later_version"
+    )

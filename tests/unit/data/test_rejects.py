@@ -184,7 +184,8 @@ def test_one_line_with_most_of_the_bytes_stops_and_is_named(
     ensure_prepared(config, run_root=tmp_path / "run")
     assert main(["check", str(tmp_path / "tokens")]) == 0
     assert re.search(
-        r"code: rejected .*invalid_json 20, too_long 1; 2,000,0\d\d of 2,.* bytes", capsys.readouterr().out
+        r"code: rejected .*20 invalid_json \(.*\), 1 too_long \(.*\); 2,000,0\d\d of 2,.* bytes",
+        capsys.readouterr().out,
     )
 
 
@@ -196,7 +197,7 @@ def test_a_folder_that_was_prepared_before_bytes_were_counted_is_still_read(conf
     }
     assert (
         tell_rejected("code", before | {"rejected": {"empty": 2}})
-        == "empty 2; the first are named in code/manifest.json"
+        == "2 empty (no text); the first are named in code/manifest.json"
     )
     state = {"key": "k", "lines": 3, "shards": {}}
     assert UnitState(**state).bytes_read == 0
