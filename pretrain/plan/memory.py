@@ -48,7 +48,7 @@ class Memory:
 
 
 def rank_memory(config: RunConfig, spec: ModelSpec, layout: ParallelLayout, *, stage: int) -> Memory:
-    """Memory of any rank of a pipeline stage; exact for weights, Megatron's gradients and optimizer state.
+    """Memory of any rank of a pipeline stage: what its engine reports of state, and the model's activations.
 
     Args:
         config: engine, precision and sequence length count.
