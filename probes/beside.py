@@ -21,6 +21,7 @@ from pretrain.engine.job import Job
 from pretrain.errors import ConfigError, FinelineError
 from probes.pack import digest_rows
 from probes.partial import PartialAnswers
+from probes.suite import Limit
 from probes.target import Target
 
 SLICE_ROWS = 64
@@ -30,7 +31,7 @@ KEYS: Mapping[str, str] = {
     "suite": "path",
     "task_paths": "list of paths",
     "data_dir": "path",
-    "limit": "whole number",
+    "limit": "limit",
     "tokens_per_row": "whole number",
     "plan": "path",
     "allow_code_execution": "flag",
@@ -54,7 +55,8 @@ class Settings:
         suite: name or file of a suite.
         task_paths: folders with task YAML files.
         data_dir: folder of data sets.
-        limit: items per task at most.
+        limit: items per task at most, or below 1 a share of them.
+        num_fewshot: examples in every prompt, in place of the suite's; of `score` alone.
         tokens_per_row: token budget of a row.
         plan: folder of a plan compiled before.
         allow_code_execution: programs that the model writes may be run.
@@ -67,7 +69,8 @@ class Settings:
     suite: str | None = None
     task_paths: list[str] | None = None
     data_dir: str | None = None
-    limit: int | None = None
+    limit: Limit | None = None
+    num_fewshot: int | None = None
     tokens_per_row: int | None = None
     plan: str | None = None
     allow_code_execution: bool | None = None
@@ -88,7 +91,7 @@ class Settings:
         prefix = "parallel."
         parallel = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
         own = {key: values[key] for key in KEYS if key in values and not key.startswith(prefix)}
-        return cls(**own, parallel=ParallelSection(**parallel))
+        return cls(**own, num_fewshot=values.get("num_fewshot"), parallel=ParallelSection(**parallel))
 
     def with_run(self, config: RunConfig) -> Settings:
         """The same, completed from a run's configuration; paths in it count from the working directory."""
@@ -99,7 +102,8 @@ class Settings:
             data_dir=self.data_dir or probe.data_dir,
             limit=probe.limit if self.limit is None else self.limit,
             tokens_per_row=self.tokens_per_row or probe.tokens_per_row,
-            plan=self.plan or (probe.plan if self.suite is None else None),
+            num_fewshot=self.num_fewshot,
+            plan=self.plan or (probe.plan if self.suite is None and self.num_fewshot is None else None),
             allow_code_execution=(
                 probe.allow_code_execution if self.allow_code_execution is None else self.allow_code_execution
             ),

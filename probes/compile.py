@@ -13,7 +13,7 @@ from pretrain.errors import ProbeError
 from probes.harness import Harness, load_harness, restore_harness
 from probes.plan import Plan, PlanSettings, compile_plan, hash_plan
 from probes.request import ProbeTokenizer
-from probes.suite import Suite
+from probes.suite import Limit, Suite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Wanted:
     settings: PlanSettings
     task_paths: Sequence[str | Path] = ()
     data_dir: str | Path | None = None
-    limit: int | None = None
+    limit: Limit | None = None
     allow_code_execution: bool = False
 
 

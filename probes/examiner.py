@@ -110,7 +110,12 @@ def results_table(measurements: Sequence[Measurement]) -> str:
 
 
 def _suite(settings: Settings) -> Suite:
-    """The suite asked for, else that of the plan, else the configuration's default."""
+    """The suite asked for, else that of the plan, else the configuration's default; with the examples asked for."""
+    suite = _named_suite(settings)
+    return suite if settings.num_fewshot is None else suite.at_shots(settings.num_fewshot)
+
+
+def _named_suite(settings: Settings) -> Suite:
     if settings.suite is None and settings.plan is not None and Path(settings.plan).is_dir():
         stored = Plan.load(Path(settings.plan)).stored
         return Suite(stored.name, stored.specs)

@@ -33,7 +33,7 @@ from probes.plan import RequestTable
 from probes.prompts import texts_wanted, with_prompts
 from probes.request import ProbeTokenizer, Request, SuiteRequests, TaskFacts
 from probes.scorable import refuse, refuse_programs
-from probes.suite import Suite, TaskSpec
+from probes.suite import Limit, Suite, TaskSpec, num_limited
 from probes.task_data import Building, data_from_folder, need_examples
 from probes.templates import cached_templates, remember_templates
 
@@ -48,11 +48,16 @@ class Harness:
         suite: the suite.
         tasks: with requests built; see `load_harness`.
         groups: what the scores of groups are made of.
-        limit: items per task at most, beside the suite's own limits.
+        limit: items per task at most, or a share of them, beside the suite's own limits.
     """
 
     def __init__(
-        self, suite: Suite, tasks: Sequence[HarnessTask], groups: Sequence[TaskGroup], *, limit: int | None = None
+        self,
+        suite: Suite,
+        tasks: Sequence[HarnessTask],
+        groups: Sequence[TaskGroup],
+        *,
+        limit: Limit | None = None,
     ) -> None:
         self.suite = suite.name
         self.tasks = list(tasks)
@@ -183,7 +188,7 @@ def load_harness(
     *,
     task_paths: Sequence[str | Path] = (),
     data_dir: str | Path | None = None,
-    limit: int | None = None,
+    limit: Limit | None = None,
     allow_code_execution: bool = False,
 ) -> Harness:
     """Builds the suite's tasks and their prompts.
@@ -197,7 +202,7 @@ def load_harness(
         suite: what to load.
         task_paths: folders with lm-eval task YAML files; `${TASK_DIR}` in a value is the file's folder.
         data_dir: folder of data sets, see `probes.local_data` for its layout.
-        limit: items per task at most, beside the suite's own limits.
+        limit: items per task at most, or a share of them, beside the suite's own limits.
         allow_code_execution: programs that the model writes may be run.
 
     Raises:
@@ -212,7 +217,6 @@ def load_harness(
             loaded, of_line = finder.load(spec)
             groups += groups_of_line(spec.task, line, of_line, loaded, first=len(tasks))
             for task in loaded:
-                need_examples(task, spec)
                 refuse_programs(task, spec, allowed=allow_code_execution)
                 _prepare(task, spec, limit, num_siblings=len(loaded))
                 name = str(task.task_name)
@@ -311,23 +315,24 @@ def _stay_offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int) -> None:
+def _prepare(task: Any, spec: TaskSpec, limit: Limit | None, *, num_siblings: int) -> None:
     """Sets shots as `lm_eval.simple_evaluate` does, refuses what we cannot score, builds the prompts."""
-    refuse(task, spec)
     own = task.get_config("num_fewshot")
+    if spec.gives_way and (own == 0 or task.OUTPUT_TYPE == "loglikelihood_rolling"):
+        spec = dataclasses.replace(spec, num_fewshot=0)
+    refuse(task, spec)
     if own == 0 and spec.num_fewshot:
         raise ProbeError(
             f"Task {task.task_name} fixes num_fewshot at 0, but the suite asks for {spec.num_fewshot}, which lm-eval "
             f"would ignore. Remove num_fewshot from the suite's entry."
         )
     task.set_config(key="num_fewshot", value=own or 0 if spec.num_fewshot is None else spec.num_fewshot)
+    need_examples(task)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    limits = [number for number in (spec.limit, limit) if number is not None]
     try:
         with quiet():
-            task.build_all_requests(
-                limit=min(limits, default=None), samples=_subset(task, spec, min(limits, default=None), num_siblings)
-            )
+            most = num_limited(len(task.eval_docs), spec.limit, limit)
+            task.build_all_requests(limit=most, samples=_subset(task, spec, most, num_siblings))
     except Exception as error:  # noqa: BLE001 (templates and functions of task files may raise anything)
         shots = int(task.get_config("num_fewshot") or 0)
         raise ProbeError(
@@ -337,11 +342,10 @@ def _prepare(task: Any, spec: TaskSpec, limit: int | None, *, num_siblings: int)
     remember_templates(task)
 
 
-def _subset(task: Any, spec: TaskSpec, limit: int | None, num_siblings: int) -> list[int] | None:
+def _subset(task: Any, spec: TaskSpec, total: int, num_siblings: int) -> list[int] | None:
     """Items of the fast tier, chosen by hash and so the same for ever, as many of each task of a group; None is all."""
     if spec.sample is None:
         return None
-    total = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
     wanted = -(-spec.sample // num_siblings)
     by_hash = sorted(range(total), key=lambda item: hashlib.sha256(f"{task.config.task}/{item}".encode()).digest())
     return sorted(by_hash[:wanted]) if wanted < total else None

@@ -19,7 +19,7 @@ from typing import Any
 
 from pretrain.errors import ProbeError
 from probes.groups import TaskGroup
-from probes.suite import Suite, TaskSpec
+from probes.suite import Limit, Suite, TaskSpec
 
 _NOT_DEFINING = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata", "tag", "task_alias", "num_fewshot")
 """Keys of a task's definition that say where its data lie or what the suite decides."""
@@ -71,7 +71,7 @@ class StoredSuite:
 
     name: str
     specs: tuple[TaskSpec, ...]
-    limit: int | None
+    limit: Limit | None
     tasks: tuple[StoredTask, ...]
     groups: tuple[TaskGroup, ...] = ()
 

@@ -23,7 +23,7 @@ from pretrain.places import names_besides, what_is
 from probes.items import StoredSuite
 from probes.pack import pack
 from probes.request import ProbeTokenizer, SuiteRequests, TaskFacts
-from probes.suite import Suite, names_with_shots
+from probes.suite import Limit, Suite, names_with_shots
 
 PLAN_FORMAT = 4
 """Raised when the files or the meaning of packed rows change; a part of the plan hash."""
@@ -149,7 +149,7 @@ class Plan:
                     levels[index] = float(np.mean(right / counts))
         return levels
 
-    def differences(self, *, suite: Suite, limit: int | None, tokenizer: str, settings: PlanSettings) -> list[str]:
+    def differences(self, *, suite: Suite, limit: Limit | None, tokenizer: str, settings: PlanSettings) -> list[str]:
         """Where the plan differs from what is wanted, one phrase each; empty if it may be used.
 
         Args:

@@ -7,6 +7,7 @@ at once. Whether a task exists is for `probes.harness` to say: this file needs n
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from pretrain.config.nearest import did_you_mean
+from pretrain.config.probe import LIMIT, is_limit
 from pretrain.errors import ProbeError
 
 SUITE_FOLDER = Path(__file__).parents[1] / "configs" / "probes"
@@ -27,6 +29,10 @@ _TASK_KEYS = ("task", "domain", "num_fewshot", "limit", "ppl", "generate", "fast
 _FAST = "-fast"
 
 
+Limit = int | float
+"""Items of a task, or below 1 a share of them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """One line of a suite.
@@ -35,21 +41,24 @@ class TaskSpec:
         task: lm-eval name of a task, group or tag.
         domain: domain its metrics are averaged under; also a part of metric names, so without `/`.
         num_fewshot: examples in the prompt; None is what the task's own definition says (0 if nothing).
-        limit: score the first so many items only; None is all.
+        limit: score the first so many items only, or below 1 the first share of them, rounded up; None is all.
         ppl: score prompt and answer as one text, too, as OpenCompass's PPL mode does: `ppl_acc` and `ppl_gold`.
         generate: at milestones have the model write its answers, too, and score them with lm-eval's own metrics.
         fast: items of the fast tier, over all tasks of a group; 0 leaves the line out of it.
+        gives_way: tasks that fix 0 examples, or have no prompt, keep none, as with lm-eval's `--num_fewshot`; otherwise
+            such a suite is refused. Not written in suites: `Suite.at_shots` sets it.
         sample: score a fixed subset of about so many items; None is all. Not written in suites: `Suite.fast` sets it.
     """
 
     task: str
     domain: str
     num_fewshot: int | None = None
-    limit: int | None = None
+    limit: Limit | None = None
     ppl: bool = False
     generate: bool = False
     fast: int = 100
     sample: int | None = None
+    gives_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,12 @@ class Suite:
         """Domains in order of first appearance."""
         return tuple(dict.fromkeys(spec.domain for spec in self.tasks))
 
+    def at_shots(self, num_fewshot: int) -> Suite:
+        """The same tasks, each once, with so many examples in every prompt: lm-eval's `--num_fewshot`."""
+        first = {spec.task: spec for spec in reversed(self.tasks)}
+        lines = [dataclasses.replace(first[task], num_fewshot=num_fewshot, gives_way=True) for task in first]
+        return Suite(self.name, tuple(reversed(lines)))
+
     def fast(self) -> Suite:
         """The fast tier: the same lines, a fixed subset of the items of each. A suite, and curves, of its own.
 
@@ -90,6 +105,17 @@ class Suite:
         if not lines:
             raise ProbeError(f"Suite {self.name} has no fast tier: every line says fast: 0. Give one line some items.")
         return Suite(self.name + _FAST, lines)
+
+
+def num_limited(total: int, *limits: Limit | None) -> int:
+    """Items of a task that are scored under all of these limits; a share is rounded up, as in lm-eval.
+
+    Args:
+        total: items that the task has.
+        limits: see `TaskSpec.limit`.
+    """
+    counts = (math.ceil(total * limit) if limit < 1 else int(limit) for limit in limits if limit is not None)
+    return min(total, *counts, total)
 
 
 def with_shots(task: str, num_fewshot: int) -> str:
@@ -198,7 +224,9 @@ def _parse_task(entry: Any, where: str, problems: list[str]) -> TaskSpec | None:
             problems.append(f"{where}.domain={value!r} holds a '/', which separates parts of metric names.")
         elif key == "task" and value == MEAN_TASK:
             problems.append(f"{where}.task={value!r} is the name of a domain's mean. Rename the task.")
-    for key, minimum in (("num_fewshot", 0), ("limit", 1), ("fast", 0)):
+    if entry.get("limit") is not None and not is_limit(entry["limit"]):
+        problems.append(f"{where}.limit={entry['limit']!r} is not {LIMIT}.")
+    for key, minimum in (("num_fewshot", 0), ("fast", 0)):
         value = entry.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
             problems.append(f"{where}.{key}={value!r} is not a whole number of at least {minimum}.")

@@ -16,7 +16,6 @@ from typing import Any
 from pretrain.errors import ProbeError
 from probes.items import is_class_task
 from probes.local_data import MissingSplitError, find_splits, missing_split, read_split, read_splits
-from probes.suite import TaskSpec
 
 DataSource = Callable[["Building"], None]
 """Gives a task that is being built (its configuration is read) its data set."""
@@ -169,13 +168,13 @@ def answered(download: Callable[[], None], answer: Callable[..., Any]) -> None:
             place[name] = original
 
 
-def need_examples(task: Any, spec: TaskSpec) -> None:
-    """Refuses a task that needs examples of a split that its folder has not.
+def need_examples(task: Any) -> None:
+    """Refuses a task whose number of examples is set and that needs those of a split that its folder has not.
 
     Raises:
         ProbeError: names the split and the folder.
     """
-    wanted = task.get_config("num_fewshot") if spec.num_fewshot is None else spec.num_fewshot
+    wanted = task.get_config("num_fewshot")
     reason = getattr(task, "lacks_examples", None)
     if wanted and reason is not None:
         raise ProbeError(

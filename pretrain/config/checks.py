@@ -19,6 +19,7 @@ from pretrain.config.data_checks import data_problems
 from pretrain.config.grid import batch_problems, divisors, grid_problems
 from pretrain.config.kernels import CHOICES as KERNEL_CHOICES
 from pretrain.config.nearest import did_you_mean
+from pretrain.config.probe import LIMIT, is_limit
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
 from pretrain.config.tokenizer import LOSSES, PRESETS
@@ -90,7 +91,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.start_step": (0, math.inf),
     "checkpoint.keep": (1, math.inf),
     "checkpoint.export_tolerance": (0, math.inf),
-    "probe.limit": (1, math.inf),
     "probe.tokens_per_row": (1, math.inf),
     "cluster.nodes": (1, math.inf),
     "cluster.processes_per_node": (1, math.inf),
@@ -129,6 +129,7 @@ def find_problems(config: RunConfig, world_size: int | None = None, *, files: bo
     ranges, durations = list(_range_problems(config)), list(_duration_problems(config))
     yield from [*ranges, *durations]
     yield from _field_problems(config)
+    yield from _limit_problems(config)
     yield from _length_problems(config)
     yield from data_problems(config)
     yield from cluster_problems(config.cluster)
@@ -159,6 +160,12 @@ def _range_problems(config: RunConfig) -> Iterator[str]:
     for key in _POSITIVE:
         if not 0 < _get(config, key) < math.inf:
             yield f"{key}={_get(config, key)} is out of range: it must be above 0 and finite."
+
+
+def _limit_problems(config: RunConfig) -> Iterator[str]:
+    limit = config.probe.limit
+    if limit is not None and not is_limit(limit):
+        yield f"probe.limit={limit} is not {LIMIT}."
 
 
 def _duration_problems(config: RunConfig) -> Iterator[str]:

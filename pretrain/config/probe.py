@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LIMIT = "a whole number of items of at least 1, or a share of them between 0 and 1"
+"""What a limit on the items of a task may be; lm-eval's rule, but that it reads 1.0 as one item."""
+
+
+def is_limit(value: object) -> bool:
+    """Whether a value is a limit on the items of a task, see `LIMIT`."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value >= 1
+    return isinstance(value, float) and 0 < value < 1
+
 
 @dataclass(kw_only=True, slots=True)
 class ProbeConfig:
@@ -17,8 +27,8 @@ class ProbeConfig:
     data_dir: str | None = None
     """Folder of data sets, `<dataset_path>/<dataset_name or "default">/<split>.{parquet,jsonl,jsonl.gz}`; tasks whose
     data set is not there read it from the cache of `datasets`."""
-    limit: int | None = None
-    """Items per task at most; null is what the suite says."""
+    limit: int | float | None = None
+    """Items per task at most, or below 1 the share of a task's items, rounded up; null is what the suite says."""
     milestones: str | None = None
     """With a duration, such as `10_000 steps`: every save scores the suite's fast tier (a fixed subset of its items),
     and multiples of the duration that are saves, the first save and the last score all of it. Null: all, always."""

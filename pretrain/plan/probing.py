@@ -13,7 +13,7 @@ from pretrain.checkpoint.calendar import Calendar, milestone_steps, save_steps
 from pretrain.config.run import RunConfig
 from pretrain.units import parse_share
 from probes.plan import Plan
-from probes.suite import Suite, TaskSpec, load_suite
+from probes.suite import Limit, Suite, TaskSpec, load_suite, num_limited
 
 _Counted = tuple[TaskSpec, int, int]  # a line, its items and tokens
 
@@ -137,7 +137,7 @@ def _count(config: RunConfig, known: list[_Counted]) -> tuple[int, int]:
     return full, fast
 
 
-def _known(suite: Suite, limit: int | None) -> list[_Counted]:
+def _known(suite: Suite, limit: Limit | None) -> list[_Counted]:
     """The tasks that the tables have, cut to their limits."""
     found = []
     for line in suite.tasks:
@@ -149,7 +149,7 @@ def _known(suite: Suite, limit: int | None) -> list[_Counted]:
             tokens += items * shots * request
         else:
             continue
-        scored = min(items, line.limit or items, limit or items)
+        scored = num_limited(items, line.limit, limit)
         found.append((line, scored, round(tokens * _TOKENIZER * scored / items)))
     return found
 

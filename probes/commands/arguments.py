@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pretrain.config.nearest import did_you_mean
+from pretrain.config.probe import LIMIT, is_limit
 from pretrain.errors import ConfigError
 from pretrain.locate import expand_path
 
@@ -20,8 +21,9 @@ def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, An
 
     Args:
         words: `key=value`, values as in YAML: `limit=20`, `add_bos=true`, `task_paths=[a,b]`.
-        allowed: keys with the kind of their value: `text`, `path`, `list of paths` (or one), `whole number` (≥ 1) or
-            `flag`. In paths `~` and environment variables are replaced.
+        allowed: keys with the kind of their value: `text`, `path`, `list of paths` (or one), `whole number` (≥ 1),
+            `count` (≥ 0), `limit` (see `pretrain.config.probe.LIMIT`) or `flag`. In paths `~` and environment
+            variables are replaced.
 
     Raises:
         ConfigError: all words that are no such argument.
@@ -55,6 +57,8 @@ def parse_keys(words: Sequence[str], allowed: Mapping[str, str]) -> dict[str, An
 _EXAMPLES = {
     "text": "Give a value after the =.",
     "whole number": "Give a number of at least 1.",
+    "count": "Give a whole number of at least 0.",
+    "limit": f"Give {LIMIT}.",
     "flag": "Give true or false.",
     "path": "Give a path after the =.",
     "list of paths": "Write one path, or [a,b].",
@@ -77,6 +81,10 @@ def _fits(value: Any, kind: str) -> bool:
         return bool(value)
     if kind == "whole number":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if kind == "count":
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if kind == "limit":
+        return is_limit(value)
     if kind == "flag":
         return isinstance(value, bool)
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

@@ -11,7 +11,7 @@ Arguments:
   add_bos=true        prompts begin with <s>; false unless told
   data_dir=FOLDER     data sets, see `python -m probes prefetch`
   task_paths=[A,B]    folders with further task files
-  limit=N             items per task at most
+  limit=N             items per task at most, or below 1 the share of them: limit=0.1
   tokens_per_row=N    token budget of a packed row
   out=FOLDER          where the plan is written; plans/HASH, in the run where there is one
   run=RUN             takes what is not given from a run's config.yaml
@@ -44,7 +44,7 @@ _KEYS = {
     "add_bos": "flag",
     "data_dir": "path",
     "task_paths": "list of paths",
-    "limit": "whole number",
+    "limit": "limit",
     "tokens_per_row": "whole number",
     "out": "path",
     "run": "path",

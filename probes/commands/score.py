@@ -2,11 +2,14 @@
 
   python -m probes score runs/demo suite=demo
   python -m probes score runs/demo/checkpoints/step_00001000 limit=50 out=scores
+  python -m probes score runs/demo suite=openllama num_fewshot=5 limit=0.1
   python -m probes score /models/open_llama_3b suite=openllama precision=bf16 add_bos=true
   python -m pretrain.torchrun --nproc-per-node 8 -m probes score runs/big parallel.tensor=4 parallel.sequence=true
 
 Of a run everything that is not given is as in its configuration, the layout excepted. Nothing is written into the
 run unless record=true. A metric that cannot be computed is named with the reason; that is no error: the exit code is 0.
+limit= is a number of items, or below 1 a share of each task's. num_fewshot= holds for every task, as lm-eval's
+--num_fewshot does; tasks that fix 0 examples keep none, and the output names them.
 """
 
 from __future__ import annotations
@@ -34,7 +37,14 @@ if TYPE_CHECKING:
 HELP = "score a checkpoint, a run's newest one, or a local Hugging Face LLaMA"
 
 _LISTED = 5
-_OWN_KEYS = {"step": "text", "add_bos": "flag", "max_length": "whole number", "out": "path", "record": "flag"}
+_OWN_KEYS = {
+    "step": "text",
+    "num_fewshot": "count",
+    "add_bos": "flag",
+    "max_length": "whole number",
+    "out": "path",
+    "record": "flag",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +145,8 @@ def _report(
     print(results_table(examined.measurements))
     for one in examined.missing:
         print(one.sentence())
+    if "num_fewshot" in values:
+        _say_kept(examiner, values["num_fewshot"])
     print(f"\n{target.path}: suite {plan.suite}, plan {plan.plan_hash}, {seconds:.1f} s of scoring")
     if generated is not None:
         print(f"{generated.num_tokens} tokens generated in {generated.seconds:.1f} s")
@@ -159,6 +171,16 @@ def _report(
 def _record(store: ProbeStore, target: Target, examiner: Examiner, examined: Examined) -> None:
     store.write_items(examiner.plan, examined.answers, step=target.facts.step)
     store.append(examined.measurements, examined.missing)
+
+
+def _say_kept(examiner: Examiner, num_fewshot: int) -> None:
+    """Names the tasks that num_fewshot= does not hold for."""
+    kept = [task.name for task in examiner.plan.tasks if task.num_fewshot != num_fewshot]
+    if kept:
+        print(
+            f"num_fewshot={num_fewshot} does not hold for {', '.join(kept)}: they fix 0 examples or have no prompt, as "
+            f"in lm-eval."
+        )
 
 
 def _write_out(folder: Path, target: Target, examiner: Examiner, examined: Examined) -> None:
