@@ -104,9 +104,10 @@ def find_files(patterns: Sequence[str], *, key: str, token_ids: bool = False) ->
     if not patterns:
         raise DataError(f"{key} is empty. List JSONL files, globs or {BUNDLED_PREFIX}NAME, or remove the source.")
     found: dict[str, InputFile] = {}
+    folders: dict[str, str] = {}
     for pattern in patterns:
         for path, size in _resolve(pattern, key=key):
-            real = _real_path(path)
+            real = _real_path(path, folders)
             if real in found:
                 if path not in (found[real].path, *found[real].other_names):
                     found[real] = replace(found[real], other_names=(*found[real].other_names, path))
@@ -131,9 +132,10 @@ def tell_repeats(files: Mapping[str, Sequence[InputFile]]) -> Iterator[str]:
         files: of each source.
     """
     owners: dict[str, list[str]] = {}
+    folders: dict[str, str] = {}
     for source, listed in files.items():
         for file in listed:
-            owners.setdefault(_real_path(file.path), []).append(source)
+            owners.setdefault(_real_path(file.path, folders), []).append(source)
         repeated = [file for file in listed if file.other_names]
         if repeated:
             named = "; ".join(" and ".join((file.path, *file.other_names)) for file in repeated[:_MOST_NAMED])
@@ -333,10 +335,17 @@ def _require_listed(fs: Any, pattern: str) -> None:
                     waiting += [(info["name"], deeper) for info in folders.values()]
 
 
-def _real_path(path: str) -> str:
-    """What two names of one file have in common."""
+def _real_path(path: str, folders: dict[str, str]) -> str:
+    """What two names of one file have in common. `folders` keeps those that were looked up before."""
     protocol, _, inner = path.rpartition("://")
-    return os.path.realpath(inner) if protocol in ("", *_LOCAL_PROTOCOLS) else path
+    if protocol not in ("", *_LOCAL_PROTOCOLS):
+        return path
+    folder, name = os.path.split(inner)
+    if os.path.islink(inner) or name in ("", ".", ".."):
+        return os.path.realpath(inner)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)
 
 
 def _more(listed: Sequence[Any]) -> str:

@@ -30,6 +30,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 _BZIP2_BLOCK = b"1AY&SY"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_ANSWER = "it is a pointer of Git LFS, not the file it stands for. Get that: git lfs pull."
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (b"\xff\xfe\0\0", "UTF-32"),
@@ -81,7 +82,7 @@ def wrong_content(head: bytes, path: str) -> str | None:
     source = path.rstrip("/").rsplit("/", 1)[-1] if is_remote(path) else path
     name = source.rsplit("/", 1)[-1]
     if head.startswith(_LFS_POINTER):
-        return "it is a pointer of Git LFS, not the file it stands for. Get that: git lfs pull."
+        return _LFS_ANSWER
     if encoding := _encoding(head):
         begin = f"{_UNPACK[packing]} {shlex.quote(source)} | " if packing else ""
         end = "" if packing else f" {shlex.quote(source)}"
@@ -104,6 +105,22 @@ def wrong_content(head: bytes, path: str) -> str | None:
     if kind in _ENDINGS:
         return f"it is {kind}, which its name does not say. Rename it to end in {_ENDINGS[kind]}."
     return f"it is {kind}, which is not read here. Unpack it and list the text files that are in it."
+
+
+def wrong_table(head: bytes) -> str | None:
+    """What a file is that is named like a table and is none, with the remedy; None where that cannot be said.
+
+    Args:
+        head: its first bytes, `HEAD_BYTES` or all.
+    """
+    if head.startswith(_LFS_POINTER):
+        return _LFS_ANSWER
+    kind = _kind(head)
+    if kind in ("Parquet", "Arrow"):
+        return f"it is {kind}. Rename it to end in {_ENDINGS[kind]}."
+    if kind is not None:
+        return f"it is {kind}. Unpack it and list the files that are in it."
+    return "it is JSON. Rename it to end in .jsonl." if head.lstrip()[:1] in (b"{", b"[") else None
 
 
 def _kind(head: bytes) -> str | None:

@@ -209,7 +209,7 @@ def check_text(config: RunConfig, *, directory: Path | str) -> list[str]:
     `DIGESTED_BYTES` of such files; beyond that a terabyte that was merely copied would be read at every start.
 
     Returns:
-        Sources of which some files were not compared by content.
+        What was not compared, a sentence each: text that is not at hand, and files that were not read again.
 
     Raises:
         DataError: made from other text.
@@ -217,10 +217,10 @@ def check_text(config: RunConfig, *, directory: Path | str) -> list[str]:
     budget, unsure = DIGESTED_BYTES, []
     try:
         files = find_text(config.data)
-    except DataError:
+    except DataError as error:
         if any(pattern.startswith("bundled:") for source in config.data.sources.values() for pattern in source.paths):
             raise
-        return []
+        return [f"{directory} was not compared with the text it was made from: {error}"]
     for source, listed in files.items():
         key = f"data.{source}" if source == TOKEN_CHUNKS else f"data.sources.{source}.paths"
         first = next(iter(config.data.sources)) if source == TOKEN_CHUNKS else source
@@ -235,7 +235,10 @@ def check_text(config: RunConfig, *, directory: Path | str) -> list[str]:
             if entry["stamp"] == stamp(file):
                 continue
             if budget < file.size or entry.get("stop") is not None or not entry["xxh3"]:
-                unsure.append(source)
+                unsure.append(
+                    f"{source}: some text has another time of change than when {directory} was made from it, and was "
+                    "not read again to compare; names and sizes are the same"
+                )
                 break
             budget -= file.size
             if digest(file.path) != entry["xxh3"]:

@@ -91,11 +91,8 @@ def ensure_prepared(
             directory: Path | str = made.directory
         else:
             directory = made
-            for source in check_text(config, directory=directory):
-                say(
-                    f"{source}: some text has another time of change than when {directory} was made from it, and was "
-                    "not read again to compare; names and sizes are the same"
-                )
+            for doubt in check_text(config, directory=directory):
+                say(doubt)
     check_folder(directory, full=config.data.verify == "full")
     if compare:
         require_published(config.data, directory=directory)

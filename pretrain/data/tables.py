@@ -15,6 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from pretrain.data.files import is_remote, open_file
+from pretrain.data.kinds import HEAD_BYTES, wrong_table
 from pretrain.data.lines import Broken
 from pretrain.data.records import (
     Document,
@@ -31,6 +32,7 @@ from pretrain.data.records import (
 _BATCH_BYTES = 1 << 20
 _MOST_BATCH_ROWS = 256
 _STREAM_BUFFER_BYTES = 1 << 20
+_MAGIC = {"parquet": b"PAR1", "arrow": b"ARROW1"}
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -66,10 +68,19 @@ def read_table(piece: Piece, *, text_key: str, max_line_bytes: int, skip: int) -
     except Unfit as unfit:  # the column, not a row: no row of the file can be read
         yield Rejected(unfit.reason, unfit.detail, path, row, is_damage=True)
     except pa.ArrowException as error:
-        yield _broken_off(Broken("damaged", f"damaged: {error}. Copy or write it again."), path, row)
+        yield _broken_off(_damage(path, form, error), path, row)
     except OSError as error:
         reason = "damaged" if error.errno is None else "vanished"  # Arrow's own errors of a file's content have none
         yield _broken_off(Broken(reason, f"cannot be read: {error.strerror or error}."), path, row)
+
+
+def _damage(path: str, form: str, error: pa.ArrowException) -> Broken:
+    """What Arrow found wrong; or what the file is, if it is another kind of file."""
+    with contextlib.suppress(OSError), open_file(path) as stream:
+        head = stream.read(HEAD_BYTES)
+        if not head.startswith(_MAGIC[form]) and (problem := wrong_table(head)):
+            return Broken("wrong_kind", problem)
+    return Broken("damaged", f"damaged: {error}. Copy or write it again.")
 
 
 def _broken_off(broken: Broken, path: str, row: int) -> Rejected:

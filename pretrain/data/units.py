@@ -246,4 +246,5 @@ def read_plan(path: Path) -> Plan:
 
 
 def _absolute(path: str) -> str:
-    return path if is_remote(path) else os.path.abspath(path)
+    # Not `abspath`, which takes `link/..` for nothing: it may be another folder.
+    return path if is_remote(path) else os.path.join(os.getcwd(), path)

@@ -67,5 +67,6 @@ def _folder_of(config: RunConfig, overrides: list[str]) -> Path | str:
             f"{directory} is not prepared yet. Run: python -m pretrain.data prepare {shlex.join(overrides)}"
         )
     check_matches(read_manifest(directory), config, directory=directory, given=given)
-    check_text(config, directory=directory)
+    for doubt in check_text(config, directory=directory):
+        print(doubt)
     return directory

@@ -210,6 +210,28 @@ def test_a_pointer_of_git_lfs_is_not_taken_for_text(tmp_path: Path) -> None:
     assert "a pointer of Git LFS" in refusal(tmp_path / "a.txt") and "git lfs pull" in refusal(tmp_path / "a.txt")
 
 
+def test_what_is_named_like_a_table_and_is_none_is_named_for_what_it_is(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    kinds = {
+        "gzip": "it is gzip",
+        "zip": "it is zip",
+        "Parquet": "Rename it to end in .parquet",
+        "Arrow": "to end in .arrow",
+    }
+    for ending in (".parquet", ".arrow"):
+        path = tmp_path / f"a{ending}"
+        for content, reason in (
+            *((KINDS[kind](RAW), said) for kind, said in kinds.items() if not said.endswith(ending)),
+            (pointer, "a pointer of Git LFS"),
+            (RAW, "it is JSON"),
+        ):
+            path.write_bytes(content)
+            assert reason in refusal(path)
+        path.write_bytes(KINDS["Parquet" if ending == ".parquet" else "Arrow"](RAW)[:-9])
+        (item,) = read(path)
+        assert item.reason == "damaged"
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=HEAD_BYTES).map(lambda text: text.replace("\0", "").encode()))
 def test_no_text_in_utf_8_is_taken_for_something_else(head: bytes) -> None:

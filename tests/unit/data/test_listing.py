@@ -197,6 +197,29 @@ def test_a_file_of_several_names_is_prepared_once_and_one_of_two_sources_is_said
     assert capsys.readouterr().err.count("stand for one file, which is read once") == 1
 
 
+def test_workers_read_a_path_through_a_link_and_up_again_as_it_was_found(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "inner").mkdir(parents=True)
+    shutil.copy(tmp_path / "code.jsonl", tmp_path / "far" / "text.jsonl")
+    (tmp_path / "link").symlink_to("far/inner")
+    monkeypatch.chdir(tmp_path)
+    config.data.sources = {"code": SourceConfig(paths=["link/../text.jsonl"])}
+    config.data.shard_bytes = 10_000
+    prepared = ensure_prepared(config, run_root=tmp_path / "run", workers=2)
+    assert prepared.manifest["sources"]["code"]["train"]["documents"] > 100
+
+
+def test_text_that_is_not_at_hand_is_said(config: RunConfig, tmp_path: Path) -> None:
+    config.data.prepared_dir = str(tmp_path / "tokens")
+    ensure_prepared(config, run_root=tmp_path)
+    (tmp_path / "prose-3.jsonl").symlink_to("gone.jsonl")
+    said: list[str] = []
+    ensure_prepared(config, run_root=tmp_path, progress=said.append)
+    assert len(said) == 1 and "tokens was not compared with the text it was made from: data.sources.prose" in said[0]
+    assert "prose-3.jsonl is a link to gone.jsonl" in said[0]
+
+
 def test_a_link_to_a_folder_above_is_entered_once(tmp_path: Path) -> None:
     put(tmp_path / "a" / "b" / "1.jsonl", tmp_path / "a" / "2.jsonl", tmp_path / "z" / "3.jsonl")
     (tmp_path / "a" / "b" / "up").symlink_to("..")
