@@ -156,7 +156,7 @@ def test_a_folder_whose_text_vanishes_while_it_is_prepared_stops(config: RunConf
         (tmp_path / "code.jsonl").unlink()
         from pretrain.data.shards import run_unit
 
-        with pytest.raises(DataError, match=r"(?s)code: 1 file broke off.*code\.jsonl.*No such file"):
+        with pytest.raises(DataError, match=r"(?s)code: 1 file cannot be read to the end.*code\.jsonl.*No such file"):
             run_unit(made.writing, made.plan, made.plan.units[-1], tokenizer=made.tokenizer)
 
 
