@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from pretrain.engine.agree import failing_together
 from pretrain.engine.base import GenerationRequest, Generator
-from pretrain.errors import ProbeError
 from probes.items import StoredSuite, StoredTask
 from probes.request import ProbeTokenizer
 
@@ -93,21 +92,6 @@ def decode(tokenizer: ProbeTokenizer, ids: Sequence[int]) -> str:
         except UnicodeDecodeError:
             text += "\ufffd" * len(content)
     return text.removeprefix(" ") if tokenizer.piece(tokenizer.encode("a")[0]).startswith(_SPACE) else text
-
-
-def truncated(prompt: Sequence[int], *, max_length: int, max_new_tokens: int, name: str) -> list[int]:
-    """The end of a prompt that leaves room for the answer, as HFLM cuts it.
-
-    Raises:
-        ProbeError: the answer alone fills the context.
-    """
-    room = max_length - max_new_tokens
-    if room < 1:
-        raise ProbeError(
-            f"Task {name} generates up to {max_new_tokens} tokens (max_gen_toks), but the model's context is "
-            f"{max_length}. Set generate: false in the suite, or train with a longer train.sequence_length."
-        )
-    return list(prompt[-room:])
 
 
 def _is_done(until: Sequence[str], tokenizer: ProbeTokenizer, ids: Sequence[int]) -> bool:

@@ -6,12 +6,12 @@ What is made of the answers is for `probes.generate`, what they are worth for `p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from pretrain.errors import ProbeError
 from probes.capture import Encoder, HarnessTask
 from probes.encode import generation_limits
-from probes.generate import truncated
 from probes.items import StoredTask
 
 
@@ -43,7 +43,7 @@ def with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_le
     until, max_new_tokens = generation_limits(kwargs[0], name=task.name)
     room = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     whole = [encoder.whole(context) for context in contexts]
-    prompts = [truncated(prompt, **room, name=task.name) for prompt in whole]
+    prompts = [_truncated(prompt, **room, name=task.name) for prompt in whole]
     if not all(prompts):
         raise ProbeError(f"Task {task.name} has an empty prompt, after which nothing can be generated. Set add_bos.")
     num_cut = sum(len(prompt) < len(before) for prompt, before in zip(prompts, whole, strict=True))
@@ -53,3 +53,18 @@ def with_prompts(stored: StoredTask, task: HarnessTask, encoder: Encoder, max_le
 def texts_wanted(task: Any) -> list[Any]:
     """lm-eval's requests for a text that the model writes."""
     return [instance for instance in task.instances if instance.request_type == "generate_until"]
+
+
+def _truncated(prompt: Sequence[int], *, max_length: int, max_new_tokens: int, name: str) -> list[int]:
+    """The end of a prompt that leaves room for the answer, as HFLM cuts it.
+
+    Raises:
+        ProbeError: the answer alone fills the context.
+    """
+    room = max_length - max_new_tokens
+    if room < 1:
+        raise ProbeError(
+            f"Task {name} generates up to {max_new_tokens} tokens (max_gen_toks), but the model's context is "
+            f"{max_length}. Set generate: false in the suite, or train with a longer train.sequence_length."
+        )
+    return list(prompt[-room:])

@@ -263,6 +263,6 @@ def test_a_model_that_cannot_write_is_an_event_and_gold_answers_count(
 
     run.engine.generate = fail
     save_at(hook, run, 20)
-    failed = [fields["cause"] for kind, _, fields in run.tracker.events if kind == "probe_failed"]
-    assert failed == ["generating: MemoryError: no memory"]
+    failed = [(fields["part"], fields["cause"]) for kind, _, fields in run.tracker.events if kind == "probe_failed"]
+    assert failed == [("generating", "MemoryError: no memory")]
     assert ("g_lines", "gold_bpb") in metrics_of(tmp_path / "run")[20]
