@@ -97,19 +97,6 @@ def is_stderr(metric: str) -> bool:
     return metric.partition(",")[0].endswith("_stderr")
 
 
-@dataclass(frozen=True, slots=True)
-class ItemValues:
-    """A metric of one task before it is aggregated.
-
-    Attributes:
-        item_I: number of each item in its task.
-        value_I: float64, its value.
-    """
-
-    item_I: np.ndarray
-    value_I: np.ndarray
-
-
 def item_metrics(table: RequestTable, log_likelihood_R: np.ndarray) -> list[MetricValue]:
     """Continuous metrics of every task: means over items of `item_values`, standard errors std(ddof=1) / √items.
 
@@ -119,12 +106,12 @@ def item_metrics(table: RequestTable, log_likelihood_R: np.ndarray) -> list[Metr
     """
     found: list[MetricValue] = []
     for task in np.unique(table.task_R):
-        for metric, values in item_values(table, int(task), log_likelihood_R).items():
-            found.append(MetricValue(int(task), metric, *mean_and_stderr(values.value_I), len(values.value_I)))
+        for metric, value_I in item_values(table, int(task), log_likelihood_R).items():
+            found.append(MetricValue(int(task), metric, *mean_and_stderr(value_I), len(value_I)))
     return found
 
 
-def item_values(table: RequestTable, task: int, log_likelihood_R: np.ndarray) -> dict[str, ItemValues]:
+def item_values(table: RequestTable, task: int, log_likelihood_R: np.ndarray) -> dict[str, np.ndarray]:
     """Continuous metrics of each item of a task.
 
     With p_i = exp(l_i) over the choices i of an item, G the right ones, l_i the natural log-likelihood of the
@@ -154,6 +141,9 @@ def item_values(table: RequestTable, task: int, log_likelihood_R: np.ndarray) ->
         table: columns of the plan; requests of an item are neighbours.
         task: index of the task.
         log_likelihood_R: float64 [requests].
+
+    Returns:
+        By name, float64, one for each item that has the metric.
     """
     of_task = table.task_R == task
     values = _choice_values(table, _with_gold(table, np.flatnonzero(of_task & table.is_choice_R)), log_likelihood_R)
@@ -234,21 +224,20 @@ def _with_gold(table: RequestTable, requests: np.ndarray) -> np.ndarray:
     return requests[np.repeat(np.logical_or.reduceat(table.is_gold_R[requests], starts), counts)]
 
 
-def _choice_values(table: RequestTable, requests: np.ndarray, log_likelihood_R: np.ndarray) -> dict[str, ItemValues]:
+def _choice_values(table: RequestTable, requests: np.ndarray, log_likelihood_R: np.ndarray) -> dict[str, np.ndarray]:
     if not len(requests):
         return {}
     starts, counts = item_starts(table.item_R[requests])
-    items = table.item_R[requests][starts]
     gold = table.is_gold_R[requests]
     several = counts > 1
     first_gold = requests[np.minimum.reduceat(np.where(gold, np.arange(len(gold)), len(gold)), starts)]
     bits = -log_likelihood_R[first_gold] * math.log2(math.e)
-    values = {"gold_bpb": ItemValues(items, bits / table.num_bytes_R[first_gold])}
+    values = {"gold_bpb": bits / table.num_bytes_R[first_gold]}
     lengths = (None, table.num_tokens_R, table.num_chars_R, table.num_bytes_R)
     for suffix, length_R in zip(VARIANTS, lengths, strict=True):
         scores = log_likelihood_R[requests] / (1 if length_R is None else length_R[requests])
         log_right = _log_sum_exp(np.where(gold, scores, -np.inf), starts, counts)
-        values[f"correct_prob{suffix}"] = ItemValues(items, np.exp(log_right))
+        values[f"correct_prob{suffix}"] = np.exp(log_right)
         if several.any():
             log_total = _log_sum_exp(scores, starts, counts)
             best_right = np.maximum.reduceat(np.where(gold, scores, -np.inf), starts)
@@ -260,20 +249,19 @@ def _choice_values(table: RequestTable, requests: np.ndarray, log_likelihood_R: 
                 "margin": np.exp(best_right) - np.exp(best_wrong),
                 "norm_margin": np.exp(best_right - log_total) - np.exp(best_wrong - log_total),
             }.items():
-                values[name + suffix] = ItemValues(items[several], value[several])
+                values[name + suffix] = value[several]
     return values
 
 
-def _ppl_values(table: RequestTable, requests: np.ndarray, log_likelihood_R: np.ndarray) -> dict[str, ItemValues]:
+def _ppl_values(table: RequestTable, requests: np.ndarray, log_likelihood_R: np.ndarray) -> dict[str, np.ndarray]:
     if not len(requests):
         return {}
     starts, _ = item_starts(table.item_R[requests])
-    items = table.item_R[requests][starts]
     scores = -log_likelihood_R[requests] / (table.num_tokens_R[requests] + 1)  # + 1: the first token, given
     right = np.minimum.reduceat(np.where(table.is_gold_R[requests], scores, np.inf), starts)
     return {
-        "ppl_acc": ItemValues(items, first_right(table, requests, -scores)),
-        "ppl_gold": ItemValues(items, right),
+        "ppl_acc": first_right(table, requests, -scores),
+        "ppl_gold": right,
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from pretrain.locate import run_of
-from probes.metrics import ItemValues, first_right, item_starts, item_values
+from probes.metrics import first_right, item_starts, item_values
 from probes.plan import RequestTable
 from probes.store import ITEMS_FOLDER, items_name
 
@@ -51,9 +51,9 @@ class Items:
     table: RequestTable
     log_likelihood_R: np.ndarray
     is_greedy_R: np.ndarray
-    _by_task: dict[int, dict[str, ItemValues]] = field(default_factory=dict, init=False)
+    _by_task: dict[int, dict[str, np.ndarray]] = field(default_factory=dict, init=False)
 
-    def values(self, task: str) -> dict[str, ItemValues]:
+    def values(self, task: str) -> dict[str, np.ndarray]:
         """Every metric of each item of a task: see `paired_difference`."""
         number = self.tasks.index(task)
         if number not in self._by_task:
@@ -183,7 +183,7 @@ def paired_difference(first: Items, second: Items, metric: str = "acc", *, task:
         values = [items.values(name) for items in (first, second)]
         known |= set(values[0])
         if metric in values[0]:
-            found.append([one[metric].value_I for one in values])
+            found.append([one[metric] for one in values])
     if not found:
         raise ProbeError(f"metric={metric!r} is not among the items' metrics. Known: {', '.join(sorted(known))}.")
     first_I, second_I = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -193,24 +193,23 @@ def paired_difference(first: Items, second: Items, metric: str = "acc", *, task:
     return PairedDifference(*means, float(np.mean(difference)), stderr, len(difference))
 
 
-def _values(items: Items, task: int) -> dict[str, ItemValues]:
+def _values(items: Items, task: int) -> dict[str, np.ndarray]:
     """Accuracies and continuous metrics of a task's items; for text without answers its bits per byte."""
     table, scores = items.table, items.log_likelihood_R
     values = item_values(table, task, scores)
     choices = np.flatnonzero((table.task_R == task) & table.is_choice_R)
     if len(choices):
         starts, counts = item_starts(table.item_R[choices])
-        numbers = table.item_R[choices][starts]
         if (counts == 1).all():
-            values["acc"] = ItemValues(numbers, items.is_greedy_R[choices].astype(np.float64))
+            values["acc"] = items.is_greedy_R[choices].astype(np.float64)
         else:
-            values["acc"] = ItemValues(numbers, first_right(table, choices, scores[choices]))
+            values["acc"] = first_right(table, choices, scores[choices])
             by_char = scores[choices] / table.num_chars_R[choices]
-            values["acc_norm"] = ItemValues(numbers, first_right(table, choices, by_char))
+            values["acc_norm"] = first_right(table, choices, by_char)
     windows = np.flatnonzero((table.task_R == task) & ~table.is_choice_R & ~table.is_whole_R)
     if len(windows) and not len(choices):
         starts, _ = item_starts(table.item_R[windows])
         bits = -np.add.reduceat(scores[windows], starts) * math.log2(math.e)
         num_bytes = np.add.reduceat(table.num_bytes_R[windows], starts)
-        values["bits_per_byte"] = ItemValues(table.item_R[windows][starts], bits / num_bytes)
+        values["bits_per_byte"] = bits / num_bytes
     return values
