@@ -1,18 +1,17 @@
-"""A plan run on anything that scores packed rows: answers, then measurements.
+"""What a model answered to a plan, and the measurements made of it.
 
-The two halves are separate because all ranks score, but only rank 0 measures.
+Scoring itself is the engine's: all ranks score, but only rank 0 measures.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pretrain.engine.base import Scorer, TokenLogProbs
+from pretrain.engine.base import TokenLogProbs
 from pretrain.errors import ProbeError
 from probes.aggregate import aggregates
 from probes.harness import Harness
@@ -145,24 +144,3 @@ def _found(plan: Plan, answers: Answers, harness: Harness, texts: Mapping[int, S
     values = [value for value in found if isinstance(value, MetricValue)]
     found.extend(rescaled_accuracies(values, plan.chance_of_tasks()))
     return sorted(found, key=lambda one: one.task)
-
-
-def run_plan(plan: Plan, scorer: Scorer, harness: Harness, facts: CheckpointFacts) -> tuple[list[Measurement], Answers]:
-    """Scores a plan and measures; for scorers of one process. See `probes.hook` for many ranks.
-
-    Args:
-        plan: compiled from this harness's requests.
-        scorer: the model.
-        harness: the suite's tasks.
-        facts: of the checkpoint.
-
-    Returns:
-        The measurements, and the answers to each request.
-
-    Raises:
-        ProbeError: the model's answers are not finite.
-    """
-    start = time.perf_counter()
-    answers = gather_answers(plan, scorer.score(plan.rows))
-    seconds = time.perf_counter() - start
-    return measure(plan, answers, harness, facts, seconds=seconds), answers

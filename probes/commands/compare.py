@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from probes.commands.predict import known
     from probes.dynamics.align import find_series
-    from probes.dynamics.arising import agree, domains_arising, leads, order_of_arising
+    from probes.dynamics.arising import agreements, domains_arising, leads, order_of_arising
     from probes.dynamics.originals import hints
     from probes.dynamics.similarity import compare_sizes
 
@@ -87,9 +87,6 @@ def run(options: argparse.Namespace) -> int:
     print_table([_lead_row(one) for name in names for one in leads(domains[name]) if one.words != "unseen"])
     if len(names) > 1:
         print("\nWhether runs agree on the order in which tasks arise (Kendall τ):")
-        by_series = {name: {one.series: one for one in onsets[name]} for name in names}
-        pairs = [(first, second) for index, first in enumerate(names) for second in names[index + 1 :]]
-        found = [agree(by_series[one], by_series[other], first=one, second=other) for one, other in pairs]
         print_table(
             [
                 {
@@ -100,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
                     "high": one.high,
                     "tasks": one.num_series,
                 }
-                for one in found
+                for one in agreements(onsets)
             ]
         )
     if options.output is not None:

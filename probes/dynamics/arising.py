@@ -6,7 +6,8 @@ of all their draws, and an ability without an onset comes last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,37 +107,17 @@ def leads(arisings: Sequence[Arising], *, level: float = 0.8) -> list[Lead]:
     return [_lead(first, second, level) for index, first in enumerate(arisings) for second in arisings[index + 1 :]]
 
 
-def agreements(
-    table: CurveTable,
-    *,
-    runs: Sequence[str] | None = None,
-    series: Collection[Series] | None = None,
-    draws: int = 200,
-    level: float = 0.8,
-    seed: int = 0,
-) -> list[Agreement]:
-    """Every pair of runs, by size: whether the abilities set in in the same order.
+def agreements(onsets: Mapping[str, Sequence[Arising]], *, level: float = 0.8) -> list[Agreement]:
+    """Every pair of runs, in their order: whether the abilities set in in the same order.
 
     Args:
-        table: the curves.
-        runs: all unless named.
-        series: compared; all that measure an ability unless given.
-        draws: of the bootstrap.
+        onsets: of each run, see `order_of_arising`.
         level: of the intervals.
-        seed: of the draws.
     """
-    names = table.by_size(table.runs if runs is None else runs)
-    onsets = {
-        name: {
-            arising.series: arising
-            for arising in order_of_arising(table, name, series=series, draws=draws, seed=seed + 10_000 * index)
-        }
-        for index, name in enumerate(names)
-    }
+    by_series = {run: {one.series: one for one in found} for run, found in onsets.items()}
     return [
-        agree(onsets[first], onsets[second], first=first, second=second, level=level)
-        for index, first in enumerate(names)
-        for second in names[index + 1 :]
+        agree(by_series[first], by_series[second], first=first, second=second, level=level)
+        for first, second in itertools.combinations(by_series, 2)
     ]
 
 

@@ -29,26 +29,6 @@ def monotonicity(value_XC: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(scale_X > 0, rank_XC @ time_C / scale_X, np.nan))
 
 
-def sign_monotonicity(value_C: np.ndarray) -> float:
-    """Signal & Noise: (steps up − steps down) / (steps up + steps down); 0 where there is neither."""
-    change_C = np.diff(np.asarray(value_C, np.float64))
-    ups, downs = int(np.sum(change_C > 0)), int(np.sum(change_C < 0))
-    return (ups - downs) / (ups + downs) if ups + downs else 0.0
-
-
-def total_variation(value_C: np.ndarray) -> float:
-    """Signal & Noise: mean |change| over the range, minus (last − first) / C.
-
-    As in their `calc_total_variation`, whose second term is not divided by the range and divides by the number of
-    checkpoints, not of changes. 0 for a constant curve.
-    """
-    value_C = np.asarray(value_C, np.float64)
-    mean_change = float(np.mean(np.abs(np.diff(value_C)))) if len(value_C) > 1 else 0.0
-    if mean_change == 0.0:
-        return 0.0
-    return mean_change / float(np.ptp(value_C)) - float(value_C[-1] - value_C[0]) / len(value_C)
-
-
 def signal_to_noise(final_R: np.ndarray, last_C: np.ndarray) -> float:
     """Signal & Noise: the largest difference between runs over their mean, over the relative deviation of checkpoints.
 
@@ -64,13 +44,6 @@ def signal_to_noise(final_R: np.ndarray, last_C: np.ndarray) -> float:
     signal = float(np.ptp(final_R)) / float(np.mean(final_R))
     noise = float(np.std(last_C)) / float(np.mean(last_C))
     return signal / noise if noise else float("inf")
-
-
-def seed_signal_to_noise(value_SC: np.ndarray) -> float:
-    """FineTasks: mean last score over the deviation between seeds averaged over time; more than 20 is asked for."""
-    value_SC = np.asarray(value_SC, np.float64)
-    noise = float(np.mean(np.std(value_SC, axis=0)))
-    return float(np.mean(value_SC[:, -1])) / noise if noise else float("inf")
 
 
 def is_non_random(final_R: np.ndarray, *, chance: float, deviation: float) -> bool:
@@ -107,11 +80,6 @@ def decision_accuracy(small_R: np.ndarray, large_R: np.ndarray) -> float:
 def kendall(first_X: np.ndarray, second_X: np.ndarray) -> float:
     """Kendall's τ-b of two rankings; nan where one of them is all ties."""
     return ordering_consistency(np.stack([first_X, second_X], axis=1))
-
-
-def binomial_stderr(accuracy: np.ndarray | float, num_items: int) -> np.ndarray | float:
-    """Signal & Noise: √(p (1 − p) / n)."""
-    return np.sqrt(accuracy * (1.0 - accuracy) / num_items)
 
 
 def _pair_signs(value_RC: np.ndarray) -> np.ndarray:

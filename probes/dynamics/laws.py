@@ -195,11 +195,6 @@ class Target:
         return self._guess + (1.0 - self._guess) * np.exp(-value_R)
 
     @property
-    def falls(self) -> bool:
-        """Whether larger scores are smaller targets, so that the ends of an interval change places."""
-        return self.kind != "value"
-
-    @property
     def _guess(self) -> float:
         return self.chance if np.isfinite(self.chance) else 0.0
 

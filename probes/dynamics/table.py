@@ -85,13 +85,6 @@ class TaskCurve:
         """Whether a smaller value is better (bits per byte, loss)."""
         return is_lower_better(self.metric)
 
-    @property
-    def gain_C(self) -> np.ndarray:
-        """The values with the sign turned so that more is better; scores above chance where chance is known."""
-        if self.lower_is_better:
-            return -self.value_C
-        return self.value_C - (self.chance if np.isfinite(self.chance) else 0.0)
-
     def rescaled(self) -> TaskCurve:
         """0 at chance, 1 for everything right; the curve itself where chance is unknown."""
         if not np.isfinite(self.chance):

@@ -4,16 +4,12 @@ from scipy import stats
 
 from probes.dynamics.definitions import (
     FINETASKS_SINCE_TOKENS,
-    binomial_stderr,
     decision_accuracy,
     is_non_random,
     kendall,
     monotonicity,
     ordering_consistency,
-    seed_signal_to_noise,
-    sign_monotonicity,
     signal_to_noise,
-    total_variation,
 )
 from probes.dynamics.published import pythia
 from probes.dynamics.table import Series
@@ -76,27 +72,11 @@ def test_checkpoints_where_all_runs_are_equal_are_left_out_of_the_order():
     assert np.isnan(ordering_consistency(np.ones((3, 4))))
 
 
-def test_sign_monotonicity_counts_steps_up_and_down_but_not_level_ones():
-    assert sign_monotonicity(np.array([0.0, 1.0, 1.0, 2.0, 1.5])) == pytest.approx(1 / 3)
-    assert sign_monotonicity(np.ones(4)) == 0.0
-
-
-def test_total_variation_is_mean_change_over_range_minus_improvement():
-    # Changes 1, −1, 2: mean 4/3, range 2; from 0 to 2 over four checkpoints.
-    assert total_variation(np.array([0.0, 1.0, 0.0, 2.0])) == pytest.approx(4 / 3 / 2 - 2 / 4)
-    assert total_variation(np.ones(4)) == 0.0
-
-
 def test_signal_to_noise_is_relative_spread_over_relative_deviation():
     # Spread 2 about 4: 0.5; deviation 1 about 4 (9, not 10, would be divided by with ddof=1).
     last = np.array([3.0, 5.0] * 5)
     assert signal_to_noise(np.array([3.0, 4.0, 5.0]), last) == pytest.approx((2 / 4) / (1 / 4))
     assert signal_to_noise(np.array([1.0, 2.0]), np.ones(3)) == np.inf
-
-
-def test_finetasks_signal_to_noise_averages_deviations_between_seeds():
-    values = np.array([[0.2, 0.4], [0.4, 0.8]])
-    assert seed_signal_to_noise(values) == pytest.approx(0.6 / ((0.1 + 0.2) / 2))
 
 
 def test_non_randomness_needs_more_than_three_deviations():
@@ -109,9 +89,3 @@ def test_decision_accuracy_counts_pairs_and_lets_ties_abstain():
     # Pairs 01, 02, 03 agree; 12 is tied small; 13 disagrees; 23 agrees.
     assert decision_accuracy(small, large) == pytest.approx(4 / 5)
     assert np.isnan(decision_accuracy(np.ones(3), large[:3]))
-
-
-def test_binomial_standard_error_is_the_published_one_of_piqa(table):
-    curve = table.get("pythia-410m", Series("piqa", "acc", 0))
-    # lm-eval divides by n − 1: 1838 items, five decimals.
-    np.testing.assert_allclose(binomial_stderr(curve.value_C, 1837), curve.stderr_C, atol=6e-6)

@@ -49,12 +49,6 @@ def test_rescaling_puts_chance_at_nothing_and_all_right_at_one() -> None:
     assert unknown.rescaled() is unknown
 
 
-def test_a_gain_grows_whether_the_metric_rises_or_falls() -> None:
-    assert curve(values=(0.5, 0.75)).gain_C.tolist() == [0.0, 0.25]
-    bits = curve(values=(2.0, 1.5), series=Series("piqa", "bpb", 0), chance=math.nan)
-    assert bits.lower_is_better and bits.gain_C.tolist() == [-2.0, -1.5]
-
-
 def test_what_was_known_at_some_tokens_includes_the_checkpoint_at_them() -> None:
     assert curve().until(100.0).value_C.tolist() == [0.5, 0.6]
     assert curve().until(99.0).value_C.tolist() == [0.5]

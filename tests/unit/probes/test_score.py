@@ -12,7 +12,7 @@ from probes.__main__ import main
 from probes.harness import Harness, load_harness
 from probes.plan import Plan, PlanSettings, compile_plan
 from probes.record import Measurement
-from probes.score import CheckpointFacts, gather_answers, run_plan
+from probes.score import Answers, CheckpointFacts, gather_answers, measure
 from probes.suite import Suite, TaskSpec, load_suite
 
 FACTS = CheckpointFacts(run="r", step=3, tokens=30, flops=9.0, config_hash="c")
@@ -44,6 +44,11 @@ def knowing(plan: Plan) -> Oracle:
     for number in np.flatnonzero(table.is_gold_R):
         log_probs[table.span_pairs[table.span_offsets_R1[number] : table.span_offsets_R1[number + 1]]] = -1e-9
     return Oracle(log_probs, log_probs > -1)
+
+
+def run_plan(plan: Plan, scorer: Any, harness: Harness, facts: CheckpointFacts) -> tuple[list[Measurement], Answers]:
+    answers = gather_answers(plan, scorer.score(plan.rows))
+    return measure(plan, answers, harness, facts, seconds=0.5), answers
 
 
 def metric(rows: list[Measurement], name: str) -> dict[str, Measurement]:
