@@ -125,7 +125,7 @@ class Publisher:
             return final
         self._in_flight, self._error = step, refused
         save = self._stage(step, chunks, meta, reference)
-        if refused is not None:
+        if save is None:
             return final if self._background else self._finish()
         if self._background:
             name = f"checkpoint-{step}"
@@ -184,12 +184,23 @@ class Publisher:
 
     def _stage(
         self, step: int, chunks: Iterable[Chunk], meta: CheckpointMeta, reference: Callable[[], Reference] | None
-    ) -> _Save:
-        """Copies the state: the only wait a background save costs."""
-        listed = [chunk for chunk in chunks if chunk.numel]
-        with self._staging.filled(listed):
+    ) -> _Save | None:
+        """Copies the state: the only wait a background save costs. None on a rank that cannot save.
+
+        Such a rank asks the model all the same, which every rank does together.
+        """
+        final, listed = self._root / folder_name(step), []
+        with contextlib.ExitStack() as stack:
+            try:
+                listed = [chunk for chunk in chunks if chunk.numel]
+                stack.enter_context(self._staging.filled(listed))
+            except Exception as error:  # noqa: BLE001 - no memory above all; reported by wait, as what fails in writing
+                self._error = self._error or _explained(error, final, 0)
             if reference is not None:
                 meta = dataclasses.replace(meta, reference=reference())
+        if self._error is not None:
+            parts.report_failure(_writing(final), self._rank, self._kinds, str(self._error))
+            return None
         total = sum(chunk.numel for chunk in listed)
         return _Save(step, tuple((chunk.block, chunk.start, chunk.numel) for chunk in listed), total, meta)
 

@@ -178,6 +178,34 @@ def test_when_one_rank_fails_every_rank_learns_why_and_the_next_save_works(tmp_p
     assert set(os.listdir(tmp_path)) == {"step_00000001", "step_00000003", "latest"}
 
 
+def test_a_rank_without_memory_for_the_copy_asks_the_model_like_the_others_and_the_save_fails_on_all(tmp_path):
+    old, events = save_random(tmp_path, 1, world_size=2), []
+
+    def work(rank, barrier):
+        publisher = Publisher(tmp_path, rank=rank, world_size=2, barrier=barrier, background=True)
+
+        def ask():
+            barrier()  # as scoring does: a rank that does not come would be waited for
+            return Reference(VERSION + 1, "fp32", b"log")
+
+        def chunks():
+            if rank == 1 and not events:
+                raise MemoryError("no host memory")
+            yield from scattered(random_state(SHAPES), 2, 0)[rank]
+
+        publisher.save(2, chunks(), make_meta(2), reference=ask)
+        try:
+            publisher.wait()
+        except CheckpointError as error:
+            events.append(str(error))
+        assert newest_valid(tmp_path) == old
+        publisher.save(3, chunks(), make_meta(3), reference=ask)
+        return publisher.wait()
+
+    assert run_ranks(2, work) == [tmp_path / "step_00000003"] * 2
+    assert len(events) == 2 and all("MemoryError: no host memory" in text for text in events)
+
+
 def test_a_failure_nobody_waited_for_surfaces_at_the_next_save(tmp_path):
     chunks = scattered(random_state(SHAPES), 2, 0)
     publisher = Publisher(tmp_path, rank=0, world_size=2, barrier=lambda: None, background=True, timeout_seconds=0.05)
