@@ -260,7 +260,7 @@ def test_loading_offline_writes_nothing_outside_a_temporary_folder(tmp_path: Pat
 def test_lm_eval_is_imported_by_few_files_and_only_when_needed():
     package = Path(__file__).parents[3] / "probes"
     importing = {p.name for p in package.rglob("*.py") if "from lm_eval" in p.read_text()}
-    assert importing == {"harness.py", "finder.py", "task_data.py", "encode.py", "lm_eval_metrics.py"}
+    assert importing == {"harness.py", "finder.py", "task_data.py", "templates.py", "encode.py", "lm_eval_metrics.py"}
     program = "import sys, probes.hook, probes.score; print({'lm_eval', 'torch', 'datasets'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     command = [sys.executable, "-c", program]
