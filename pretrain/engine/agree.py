@@ -3,18 +3,20 @@
 Between two collectives each rank works on its own, and may fail on its own: out of memory, a file that is not there. A
 rank that then leaves, or goes on to another collective than its peers, makes them wait until the job's time-out. So
 what may fail on one rank is followed by `agree`, which raises the same error on every rank.
+
+torch is imported where ranks meet: who compiles a plan reads modules that use this one, and needs no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any
 
 from pretrain.errors import EngineError, FinelineError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def agree(error: Exception | None = None, *, number: int = 0, what: str = "Scoring") -> bool:
@@ -31,6 +33,9 @@ def agree(error: Exception | None = None, *, number: int = 0, what: str = "Scori
     Raises:
         EngineError: on every rank the same, if one has failed.
     """
+    import torch
+    import torch.distributed as dist
+
     failed, same = (0 if error is None else dist.get_rank() + 1), True
     if dist.get_world_size() > 1:
         device = _device()
@@ -56,6 +61,8 @@ def failing_together(what: str = "Scoring") -> Iterator[None]:
     Raises:
         EngineError: on every rank the same, if one has failed before the ranks agreed for the first time.
     """
+    import torch.distributed as dist
+
     before = _collectives()
     try:
         yield
@@ -68,9 +75,13 @@ def failing_together(what: str = "Scoring") -> Iterator[None]:
 
 def _collectives() -> int:
     """How many collectives of the whole job this rank has begun."""
+    import torch.distributed as dist
+
     everyone: Any = dist.group.WORLD
     return 0 if everyone is None else int(everyone._get_sequence_number_for_group())
 
 
 def _device() -> torch.device:
+    import torch
+
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
