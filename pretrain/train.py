@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.calendar import Calendar, check_names, save_steps
+from pretrain.checkpoint.gates import tokenizer_doubt
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
 from pretrain.checkpoint.manifest import MANIFEST_NAME, CheckpointMeta, Manifest
 from pretrain.checkpoint.publish import Publisher
@@ -124,7 +125,7 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
     spec = ModelSpec.from_config(config.model, data.tokenizer.vocab_size)
     engine = build_engine(config, spec, job.device)
     parts = _Parts(config, suite, job, directory, data, spec, engine)
-    state, resume_step = job.everywhere(lambda: _resume(parts, resumed), what="Loading the weights")
+    state, resume_step, doubt = job.everywhere(lambda: _resume(parts, resumed), what="Loading the weights")
     job.once(lambda: _keep_records(engine, data, directory))
     history, order_changes = _order_history(parts, state)
     order = sample_order(config, data, history)
@@ -150,6 +151,8 @@ def _train(config: RunConfig, suite: Suite | None, job: Job) -> int:
         tracker.event(what, step=state.step, parameters=spec.num_parameters, **engine.describe())
         for warning in warnings:
             tracker.event("config_restored", step=state.step, warning=warning)
+        if doubt is not None:
+            tracker.warn("tokenizer_doubt", doubt, step=state.step)
         if changes.length is not None:
             tracker.warn("length_changed", changes.length.sentence(), step=state.step, **changes.length.fields())
         if order_changes:
@@ -236,12 +239,12 @@ def _loader(parts: _Parts, order: SampleOrder) -> BatchLoader:
     )
 
 
-def _resume(parts: _Parts, path: Path | None) -> tuple[RunState, int]:
-    """The position to continue from, with the engine's state loaded; step -1 for a new run."""
+def _resume(parts: _Parts, path: Path | None) -> tuple[RunState, int, str | None]:
+    """The position to continue from, with the engine's state loaded; step -1 for a new run. And a warning, if any."""
     state = RunState(seed=parts.config.run.seed)
     if path is None:
-        _start_from(parts, state)
-        return state, -1
+        doubt = _start_from(parts, state)
+        return state, -1, doubt
     reader = CheckpointReader(path)
     meta = reader.manifest.meta
     if meta.identity_hash != identity_hash(parts.config):
@@ -254,13 +257,17 @@ def _resume(parts: _Parts, path: Path | None) -> tuple[RunState, int]:
         )
     parts.engine.sharded_state().load(reader)
     state.load_state_dict(meta.run_state)
-    return state, state.step
+    return state, state.step, None
 
 
-def _start_from(parts: _Parts, state: RunState) -> None:
-    """Gives a new run the weights it was told to start with, and the place in the run that they are of."""
+def _start_from(parts: _Parts, state: RunState) -> str | None:
+    """Gives a new run the weights it was told to start with, and the place in the run that they are of.
+
+    Returns:
+        What speaks against using them with the run's tokenizer; None where nothing does.
+    """
     if parts.config.checkpoint.start_from is None:
-        return
+        return None
     named = Path(parts.config.checkpoint.start_from)
     is_ours = bool(list_checkpoints(checkpoints_of(named)))  # a run, or its folder of checkpoints
     folder = parts.job.once(lambda: find_checkpoint(named, say=_say)) if is_ours else named
@@ -268,6 +275,14 @@ def _start_from(parts: _Parts, state: RunState) -> None:
     parts.engine.sharded_state().start_from(source)
     sizes, state.step = parts.config.batch_sizes, parts.config.checkpoint.start_step
     state.tokens, state.samples = sizes.tokens(state.step), sizes.tokens(state.step) // sizes.sequence_length
+    meta = source.manifest.meta if isinstance(source, CheckpointReader) else None
+    doubt = tokenizer_doubt(
+        folder,
+        parts.data.tokenizer,
+        vocab_size=meta.model.vocab_size if meta else parts.spec.vocab_size,
+        fingerprint=meta.tokenizer_fingerprint if meta else None,
+    )
+    return None if doubt is None else f"checkpoint.start_from: {doubt} Set tokenizer.path to the model's own."
 
 
 def _run_info(parts: _Parts, resume_step: int) -> RunInfo:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.checkpoint.gates import tokenizer_doubt
 from pretrain.checkpoint.huggingface_config import CONFIG_NAME as HUGGINGFACE_CONFIG
 from pretrain.checkpoint.huggingface_config import read_huggingface_config
 from pretrain.checkpoint.huggingface_source import HuggingFaceSource
@@ -160,6 +161,14 @@ def find_tokenizer(target: Target, given: str | None) -> Tokenizer:
         f"{target.path} was trained with tokenizer {target.tokenizer_fingerprint}, which was not found.{listed} Name "
         f"it with tokenizer=FILE; it is the {TOKENIZER_NAME} of the prepared data, and of every export."
     )
+
+
+def tokenizer_warning(target: Target, tokenizer: Tokenizer) -> str | None:
+    """What speaks against scoring a model with a tokenizer that `find_tokenizer` gave; None where nothing does."""
+    doubt = tokenizer_doubt(
+        target.path, tokenizer, vocab_size=target.spec.vocab_size, fingerprint=target.tokenizer_fingerprint
+    )
+    return None if doubt is None else f"{doubt} Name the tokenizer of {target.path} with tokenizer=FILE."
 
 
 def _fitting(tokenizer: Tokenizer, path: Path, target: Target) -> Tokenizer:

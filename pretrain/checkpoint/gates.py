@@ -1,4 +1,4 @@
-"""What a published folder must say of its vocabulary, read from its files: no rows that training's padding added.
+"""What a folder says of its vocabulary: no rows that training's padding added, and whose tokenizer it was made with.
 
 The other gates: log-probabilities of the live model are `parity.py`, finite weights are looked at while they are
 written (`huggingface.py`), and digests are `digests.py`.
@@ -13,7 +13,10 @@ from safetensors import SafetensorError, safe_open
 from pretrain.checkpoint.huggingface_config import CONFIG_NAME
 from pretrain.checkpoint.huggingface_source import json_object
 from pretrain.checkpoint.tokenizer_files import read_sentencepiece
+from pretrain.data.manifest import TOKENIZER_NAME
+from pretrain.data.tokenizer import Tokenizer
 from pretrain.errors import CheckpointError, TokenizerError
+from pretrain.vocabulary import missing_pieces
 
 _ROWS_ARE_PIECES = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -41,3 +44,29 @@ def vocabulary_problem(folder: Path, *, num_pieces: int | None = None) -> str | 
         return f"{folder} has no {_ROWS_ARE_PIECES[0]}"
     wrong = [f"{place} is {value}" for place, value in found.items() if value != pieces]
     return f"{'; '.join(wrong)}, but the tokenizer has {pieces} pieces" if wrong else None
+
+
+def tokenizer_doubt(
+    folder: Path, tokenizer: Tokenizer, *, vocab_size: int, fingerprint: str | None = None
+) -> str | None:
+    """Why a tokenizer may not be the one that weights were trained with; they cannot be used well with another.
+
+    Args:
+        folder: the weights: a checkpoint, or a Hugging Face folder, which may hold its own `tokenizer.model`.
+        tokenizer: the one that is to be used with them.
+        vocab_size: of the model.
+        fingerprint: of the tokenizer they were trained with; None where nobody recorded it.
+
+    Returns:
+        Whole sentences, what to do left aside; None where nothing speaks against it.
+    """
+    found = [missing_pieces(num_pieces=tokenizer.vocab_size, vocab_size=vocab_size)]
+    own = folder / TOKENIZER_NAME
+    if fingerprint not in (None, tokenizer.fingerprint):
+        found.append(f"{folder} was trained with tokenizer {fingerprint}, not with {tokenizer.fingerprint}.")
+    elif fingerprint is None and own.is_file() and own.read_bytes() != tokenizer.model:
+        found.append(f"{own} is another tokenizer than {tokenizer.name}.")
+    reasons = [sentence for sentence in found if sentence is not None]
+    if not reasons:
+        return None
+    return " ".join([*reasons, "With a tokenizer that is not the model's own, token ids stand for the wrong text."])

@@ -44,7 +44,10 @@ class HuggingFaceSource(TensorSource):
         config = json_object(folder / "config.json")
         problems = _config_problems(config, spec)
         if problems:
-            raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. Change `model` to match.")
+            remedy = "Change `model` to match"
+            if any(problem.startswith("vocab_size") for problem in problems):
+                remedy += "; vocab_size follows from the tokenizer, so set tokenizer.path to the model's own"
+            raise CheckpointError(f"{folder} is another model: {'; '.join(problems)}. {remedy}.")
         names = (INDEX, SINGLE, _PICKLED_INDEX, _PICKLED_SINGLE)
         self._weights = next((name for name in names if (folder / name).exists()), "")
         if not self._weights:

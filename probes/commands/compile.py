@@ -21,6 +21,7 @@ Arguments:
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,9 +126,12 @@ def _wanted(keys: dict[str, Any], config: RunConfig | None) -> Wanted:
     ]
     if missing or suite is None or max_length is None:
         raise ConfigError(missing)
+    tokenizer = _one_tokenizer(tokenizers)
+    if config is not None:
+        _warn_of_missing_pieces(tokenizer, config)
     return Wanted(
         suite=load_suite(suite),
-        tokenizer=_one_tokenizer(tokenizers),
+        tokenizer=tokenizer,
         settings=PlanSettings(
             max_length=max_length,
             add_bos=keys.get("add_bos", config.tokenizer.add_bos if config is not None else False),
@@ -161,6 +165,15 @@ def _one_tokenizer(places: Sequence[str]) -> Tokenizer:
         listed = ", ".join(f"{tokenizer.name} ({fingerprint[:8]})" for fingerprint, tokenizer in found.items())
         raise ConfigError(f"Several tokenizers may be the run's: {listed}. Name one with tokenizer=FILE.")
     return next(iter(found.values()))
+
+
+def _warn_of_missing_pieces(tokenizer: Tokenizer, config: RunConfig) -> None:
+    from pretrain.vocabulary import missing_pieces
+
+    problem = missing_pieces(num_pieces=tokenizer.vocab_size, vocab_size=config.tokenizer.vocab_size)
+    if problem is not None:
+        remedy = "A run refuses a plan of another tokenizer. Name the model's own with tokenizer=FILE."
+        print(f"warning: {tokenizer.name}: {problem} {remedy}", file=sys.stderr)
 
 
 def describe(plan: Plan) -> str:

@@ -105,12 +105,15 @@ def _score(path: Path, step: int | None, settings: Settings, values: dict[str, A
 def _prepare(target: Target, settings: Settings, values: dict[str, Any], job: Job) -> tuple[Any, Any]:
     """The plan's rows and items and the tokenizer's model on every rank, and on rank 0 what measures."""
     from probes.examiner import Examiner
-    from probes.target import find_tokenizer, require_add_bos
+    from probes.target import find_tokenizer, require_add_bos, tokenizer_warning
 
     made: list[Examiner] = []
 
     def prepare() -> Any:
         tokenizer = find_tokenizer(target, settings.tokenizer)
+        doubt = tokenizer_warning(target, tokenizer)
+        if doubt is not None:
+            _say(f"warning: {doubt}")
         made.append(
             Examiner(
                 settings,

@@ -117,13 +117,17 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
     from probes.examiner import Examiner
     from probes.journal import Journal
     from probes.remarks import PROBE_ITEMS, item_fields, warning
-    from probes.target import find_tokenizer, require_add_bos
+    from probes.target import find_tokenizer, require_add_bos, tokenizer_warning
     from probes.tier import PLANS_FOLDER
 
     made: list[Examiner] = []
 
     def prepare() -> Any:
-        tokenizer = find_tokenizer(target, settings.tokenizer)
+        tokenizer, journal, step = find_tokenizer(target, settings.tokenizer), Journal(directory), target.facts.step
+        doubt = tokenizer_warning(target, tokenizer)
+        if doubt is not None:
+            _say(f"warning: {doubt}")
+            journal.write("tokenizer_doubt", step=step, warning=doubt)
         made.append(
             Examiner(
                 settings,
@@ -133,7 +137,7 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
                 cache=directory / PLANS_FOLDER,
             )
         )
-        plan, journal, step = made[0].plan, Journal(directory), target.facts.step
+        plan = made[0].plan
         journal.write("probe_plan", step=step, seconds=made[0].seconds, **plan.describe())
         if said := warning(plan):
             journal.write(PROBE_ITEMS, step=step, warning=said, **item_fields(plan))

@@ -81,6 +81,8 @@ def test_a_run_says_what_is_not_given(
     config = compose(words)
     (run / "config.yaml").write_text(to_yaml(config))
     assert main(["compile", f"run={run}"]) == 0
+    told = capsys.readouterr().err  # the demo has 2,048 pieces
+    assert f"warning: {tokenizer.name}: The tokenizer has 340 pieces, the model a vocabulary of 2,048" in told
     (folder,) = (run / "plans").iterdir()
     plan = Plan.load(folder)
     packing = PlanSettings(max_length=128, add_bos=True, tokens_per_row=config.probe.tokens_per_row)
