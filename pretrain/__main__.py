@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import pretrain
 from pretrain.errors import ConfigError, FinelineError
+from pretrain.launcher import Launched, read_launched
+from pretrain.shadowed import require_own_package
 from pretrain.terminal import accept_every_character
 
 _FOR_HYDRA = {"--hydra-help": 0, "--info": 1, "-i": 1, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0}
@@ -121,8 +123,10 @@ def _train(line: CommandLine) -> int:
     from pretrain.config.checks import check
     from pretrain.config.load import compose
 
+    launched = read_launched()
+    require_own_package()
     config = compose(line.overrides, config_dir=line.config_dir)
-    check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check(config, launched.world_size)
     let_segments_grow(os.environ)
     from pretrain.train import train
 
@@ -175,7 +179,11 @@ def _ask_hydra(questions: Sequence[str], overrides: Sequence[str]) -> int:
 
 def _report(error: FinelineError) -> None:
     """Prints an error for its reader: configuration errors are the same on every rank, so one rank tells them."""
-    rank = int(os.environ.get("RANK", "0"))
+    try:
+        launched = read_launched()
+    except FinelineError:  # which is what is reported
+        launched = Launched()
+    rank = launched.rank
     if isinstance(error, ConfigError):
         if rank == 0:
             problems = error.problems
@@ -184,7 +192,7 @@ def _report(error: FinelineError) -> None:
         else:
             time.sleep(2)  # the launcher ends all ranks as soon as one has left: let rank 0 speak first
         return
-    where = f" on rank {rank}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    where = f" on rank {rank}" if launched.world_size > 1 else ""
     print(f"{type(error).__name__}{where}: {error}", file=sys.stderr, flush=True)
 
 

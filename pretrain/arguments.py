@@ -18,6 +18,7 @@ from typing import NoReturn
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.locate import expand_path
+from pretrain.shadowed import require_own_package
 from pretrain.terminal import accept_every_character
 
 
@@ -115,6 +116,7 @@ def run_command(
     command.add_arguments(parser)
     options = parser.read(words[1:])
     try:
+        require_own_package()
         return int(command.run(options))
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -71,6 +71,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     temporary, old = _beside(folder), _beside(folder, ending=".old")
     _remove_left(folder, ending=".tmp")
     try:

@@ -51,6 +51,8 @@ def expand_path(text: str, *, key: str = "") -> str:
     Raises:
         ConfigError: a variable is not set, or there is no such user. Nobody means a folder that is called `$SCRATCH`.
     """
+    if not text.strip():
+        raise ConfigError(f"{key}={text} is empty. Give a path." if key else "A path is empty. Give one.")
     written = f"{key}={text}" if key else text
     unset = [name for pair in _VARIABLE.findall(text) for name in pair if name and name not in os.environ]
     if unset:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pretrain.launcher import network_problem
 from pretrain.terminal import accept_every_character
 
 _EXPLAINED = (2, 75)  # ConfigError.exit_code and pretrain.train.EXIT_STOPPED: nothing to add
@@ -18,9 +19,10 @@ _EXPLAINED = (2, 75)  # ConfigError.exit_code and pretrain.train.EXIT_STOPPED: n
 def main(arguments: Sequence[str]) -> int:
     """Runs torchrun; returns the first failure's exit code, 128 + N for a death by signal N, or 0."""
     accept_every_character()
-    from torch.distributed import run
+    from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     try:
         run.run(run.parse_args(list(arguments)))
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         return code
     except SignalException as error:
         return 128 + int(error.sigval)
+    except (DistError, RendezvousError) as error:
+        print(f"[fineline] {network_problem(error, None)}", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 

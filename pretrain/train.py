@@ -46,7 +46,7 @@ from pretrain.directory import claim, record
 from pretrain.durable import replace_file
 from pretrain.engine.base import Engine
 from pretrain.engine.build import build_engine, check_capabilities, check_machine
-from pretrain.engine.job import Job, environment_world_size
+from pretrain.engine.job import Job
 from pretrain.engine.layout import ParallelLayout
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.flops import FlopsPerToken, flops_per_token
@@ -58,6 +58,7 @@ from pretrain.hooks.metrics import MetricsHook
 from pretrain.hooks.release import ReleaseHook
 from pretrain.hooks.signals import SignalsHook
 from pretrain.hooks.validate import ValidationHook
+from pretrain.launcher import read_launched
 from pretrain.length import LengthChange, check_length
 from pretrain.locate import CHECKPOINTS, CONFIG_NAME, EXPORTS, checkpoints_of
 from pretrain.loop import fit
@@ -83,8 +84,9 @@ def train(config: RunConfig) -> int:
     Raises:
         FinelineError: whatever the user can mend.
     """
-    check(config, environment_world_size())
-    problems = [*check_capabilities(config, world_size=environment_world_size()), *check_machine(config)]
+    world_size = read_launched().world_size
+    check(config, world_size)
+    problems = [*check_capabilities(config, world_size=world_size), *check_machine(config)]
     if problems:
         raise ConfigError(problems)
     suite = load_suite(config.probe.suite) if config.probe.mode != "off" else None

@@ -6,11 +6,19 @@ Only the dispatcher: each command is a module of `probes.commands`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from functools import partial
 
-from pretrain.arguments import Command, run_command
+_pretrain = importlib.util.find_spec("pretrain")
+if _pretrain is None or _pretrain.submodule_search_locations is None:  # nothing of the package can be imported
+    sys.exit(
+        f"error: {_pretrain.origin if _pretrain else 'no package'} is found as pretrain, in place of the package that "
+        "belongs to probes. Start in another folder, rename the file, or set PYTHONSAFEPATH=1."
+    )
+
+from pretrain.arguments import Command, run_command  # noqa: E402
 
 COMMANDS = ("report", "compile", "prefetch", "score", "watch", "paired", "predict", "compare", "trust", "fit", "state")
 

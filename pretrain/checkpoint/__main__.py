@@ -15,6 +15,7 @@ from pretrain.checkpoint.manifest import MANIFEST_NAME, Manifest
 from pretrain.checkpoint.reader import CheckpointReader, damage_in, find_checkpoint, list_checkpoints
 from pretrain.errors import CheckpointError
 from pretrain.locate import checkpoints_of
+from pretrain.places import what_is
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +64,14 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _folders(path: Path) -> list[Path]:
     if (path / MANIFEST_NAME).exists():
         return [path]
-    found = [info.path for info in list_checkpoints(checkpoints_of(path))]
+    try:
+        found = [info.path for info in list_checkpoints(checkpoints_of(path))]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not found:
         raise CheckpointError(
-            f"{path} is no checkpoint and holds none. Name a run directory, its folder of checkpoints, or a checkpoint."
+            f"{path} is no checkpoint and holds none: it {what_is(path)}. Name a run directory, its folder of "
+            "checkpoints, or a checkpoint."
         )
     return found
 

@@ -104,13 +104,13 @@ def damage_in_shard(path: Path, head: tuple[int, str], pieces: Sequence[tuple[st
 
 
 def names_in(folder: Path) -> set[str]:
-    """Names in a folder; empty if it does not exist.
+    """Names in a folder; empty if it does not exist or is a file.
 
     Network file systems may answer a question about one path from a stale cache; opening the folder asks anew.
     """
     try:
         return set(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -147,7 +148,13 @@ def making(config: RunConfig, *, run_root: Path, say: Say, given: Tokenizer | No
         return
     else:
         directory = Path(named)
-        writing = directory.with_name(f"{directory.name}.writing")
+        writing = directory.parent / f"{directory.name}.writing"
+        here = Path.cwd()
+        if Path(os.path.abspath(directory)) in (here, *here.parents) and not is_prepared(directory):
+            raise DataError(
+                f"data.prepared_dir={named} is the working directory ({here}) or a folder above it; prepared data "
+                "needs a folder of its own. Name one, as data.prepared_dir=tokens."
+            )
     if is_prepared(directory) and not (directory / STATE).exists():
         yield directory
         return

@@ -218,10 +218,10 @@ def build_engine(config: RunConfig, spec: ModelSpec, device: torch.device) -> En
 
 def _say_kernels(config: RunConfig, device: torch.device) -> None:
     """Rank 0, once: what `kernels` left open, and what it came to."""
-    from pretrain.engine.job import environment_rank
     from pretrain.engine.kernels import choose
+    from pretrain.launcher import read_launched
 
-    for line in choose(config, device).lines() if environment_rank() == 0 else ():
+    for line in choose(config, device).lines() if read_launched().rank == 0 else ():
         print(line, file=sys.stderr, flush=True)
 
 

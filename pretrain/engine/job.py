@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from pretrain.engine.agree import agree
 from pretrain.engine.device import backend, prepare_device, read_later
 from pretrain.errors import EngineError, FinelineError
+from pretrain.launcher import network_problem, read_launched
 
 T = TypeVar("T")
 
@@ -31,14 +31,18 @@ class Job:
     """
 
     def __init__(self, *, timeout_minutes: int) -> None:
+        launched = read_launched()
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            _choose_gpu(launched.local_rank)
         self.device = prepare_device()
         timeout = datetime.timedelta(minutes=timeout_minutes)
-        if "RANK" in os.environ:
-            dist.init_process_group(backend(), timeout=timeout)
-        else:
-            dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        try:
+            if launched.address is not None:
+                dist.init_process_group(backend(), timeout=timeout)
+            else:
+                dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        except dist.DistError as error:
+            raise EngineError(network_problem(error, launched.address)) from error
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def barrier(self) -> None:
@@ -134,11 +138,11 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def environment_rank() -> int:
-    """The launcher's rank of this process, known before the job is joined; 0 without a launcher."""
-    return int(os.environ.get("RANK", 0))
-
-
-def environment_world_size() -> int:
-    """The launcher's number of processes, known before the job is joined; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+def _choose_gpu(local_rank: int) -> None:
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise EngineError(
+            f"LOCAL_RANK={local_rank} in the environment, but this machine shows {count} GPUs to the process. Start as "
+            "many processes a machine as it has GPUs, or unset LOCAL_RANK."
+        )
+    torch.cuda.set_device(local_rank)

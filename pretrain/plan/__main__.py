@@ -15,6 +15,7 @@ from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.plan.plan import Plan, make_plan
 from pretrain.plan.text import to_text
+from pretrain.shadowed import require_own_package
 from pretrain.terminal import accept_every_character
 
 _HELP = """\
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="a further folder of configuration groups")
     line = parser.read(arguments)
     try:
+        require_own_package()
         own = dict(text.split("=", 1) for text in line.overrides if text.startswith(("world_size=", "rank=")))
         overrides = [text for text in line.overrides if text.partition("=")[0] not in own]
         config = compose(overrides, config_dir=line.config_dir)

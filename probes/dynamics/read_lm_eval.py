@@ -57,8 +57,13 @@ def read_lm_eval(
     Raises:
         ProbeError: there are no results, a file is damaged, or a step or its tokens cannot be told.
     """
-    named = sorted(folder.rglob("results*.json"))
-    files = [_described(path, folder) for path in named or sorted(folder.rglob("*.json"))]
+    try:
+        named = sorted(folder.rglob("results*.json")) or sorted(folder.rglob("*.json"))
+    except OSError as error:
+        raise ProbeError(
+            f"{folder} cannot be searched for results of lm-eval: {error}. Give the folder that holds them."
+        ) from error
+    files = [_described(path, folder) for path in named]
     found = [file for file in files if file is not None]
     if not found:
         raise ProbeError(

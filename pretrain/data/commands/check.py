@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if keys and len(keys) < len(options.given) or len(options.given) > 1 and not keys:
         raise ConfigError(f"Give one folder, or KEY=VALUE only, not {' '.join(options.given)}.")
     config = compose(keys) if keys else None
-    directory = _folder_of(config, keys) if config is not None else expand_path(options.given[0]).rstrip("/")
+    directory = _folder_of(config, keys) if config is not None else (expand_path(options.given[0]).rstrip("/") or "/")
     check_folder(directory, full=True, say=lambda line: print(line, flush=True))
     print(f"{directory}: whole; every digest and every token id is right")
     print("\n".join(table(count(directory), config.data if config is not None else None)))

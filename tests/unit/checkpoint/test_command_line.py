@@ -62,6 +62,24 @@ def test_a_folder_without_checkpoints_is_explained_without_a_traceback(tmp_path,
     assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "inspect", "release"])
+def test_a_file_in_place_of_a_folder_is_explained_without_a_traceback(tmp_path, command, capsys):
+    (tmp_path / "file").write_text("")
+    assert _run(command, tmp_path / "file") in (1, 2)
+    assert f"{tmp_path}/file" in capsys.readouterr().err
+
+
+def test_an_export_does_not_replace_a_file(tmp_path, tokenizer_model, capsys):
+    config = ModelConfig(num_layers=1, hidden_size=8, ffn_hidden_size=8, num_attention_heads=2)
+    spec = ModelSpec.from_config(config, 500)
+    (path, _) = save(
+        tmp_path / "run", 1, scattered(random_state(megatron_shapes(spec)), 2, 0), meta=make_meta(spec=spec)
+    )
+    (tmp_path / "out").write_text("mine")
+    assert _run("export", path, tmp_path / "out", "--tokenizer", tokenizer_model) == 1
+    assert "Not a directory" in capsys.readouterr().err and (tmp_path / "out").read_text() == "mine"
+
+
 def test_the_module_runs_as_a_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["checkpoint", "verify", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as left, warnings.catch_warnings():

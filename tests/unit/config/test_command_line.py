@@ -19,6 +19,8 @@ from pretrain.errors import ConfigError
 
 HEAVY = {"torch", "megatron", "deepspeed", "numpy", "sentencepiece", "lm_eval", "wandb", "transformers"}
 CHECKOUT = Path(pretrain.__file__).parents[1]
+TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+"""Variables of the first of two processes."""
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +55,7 @@ def test_wrong_overrides_end_with_code_2_and_all_nearest_names_before_torch_is_l
 
 
 def test_a_configuration_that_cannot_run_ends_with_code_2_before_torch_is_loaded(tmp_path: Path) -> None:
-    done = run("experiment=demo", "train.steps=10", "parallel.tensor=4", cwd=tmp_path, WORLD_SIZE="2", RANK="0")
+    done = run("experiment=demo", "train.steps=10", "parallel.tensor=4", cwd=tmp_path, **TWO)
     assert done.returncode == 2
     assert "longer than the run of 10 steps" in done.stderr
     assert "4 x 1 x 1 = 4 processes hold one model, but 2 were started" in done.stderr

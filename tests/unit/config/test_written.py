@@ -8,7 +8,7 @@ import pytest
 
 from pretrain.arguments import CommandParser
 from pretrain.config.load import compose, from_plain, search_folders, to_plain
-from pretrain.config.overrides import schema_fields
+from pretrain.config.overrides import schema_fields, takes_list
 from pretrain.config.written import PATHS
 from pretrain.data.commands.inputs import config_of
 from pretrain.errors import ConfigError
@@ -44,6 +44,13 @@ def test_home_and_variables_are_replaced_in_every_path_of_a_configuration() -> N
     paths = [config.data.sources[name].paths for name in ("web", "b", "c")]
     assert paths == [["/scratch/me/*.gz"], ["/scratch/me/b"], ["/scratch/me"]]
     assert from_plain(plain) == config  # what is recorded is read again as it was
+
+
+@pytest.mark.parametrize("key", [*PATHS, "data.sources.web.paths"])
+def test_an_empty_path_is_refused_by_its_key(key: str) -> None:
+    value = "['']" if takes_list(key) else "''"
+    with pytest.raises(ConfigError, match=rf"{key}(\[0\])?= is empty\. Give a path"):
+        compose(["experiment=demo", f"{key}={value}"])
 
 
 def test_every_key_that_holds_a_path_is_known() -> None:

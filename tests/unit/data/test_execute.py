@@ -89,6 +89,39 @@ def test_a_folder_that_is_not_ours_is_named_and_never_advised_to_be_deleted(
     assert (foreign / "letters").read_text() == (run / "config.yaml").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (".", r"data\.prepared_dir=\. is the working directory"),
+        ("/", r"data\.prepared_dir=/ is the working directory \(.*\) or a folder above it"),
+        ("..", r"needs a folder of its own"),
+        ("", r"data\.prepared_dir= is empty. Give a path"),
+    ],
+)
+def test_prepared_data_is_not_made_in_the_working_directory_or_above(
+    place: str, message: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config.data.prepared_dir = place
+    before = sorted(tmp_path.iterdir())
+    assert main(["prepare", *command(config)]) in (1, 2)
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(tmp_path.iterdir()) == before and not list((tmp_path / "here").iterdir())
+
+
+def test_prepared_data_is_read_from_the_working_directory(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.data.prepared_dir = str(tmp_path / "tokens")
+    ensure_prepared(config, run_root=tmp_path, workers=1)
+    monkeypatch.chdir(tmp_path / "tokens")
+    config.data.prepared_dir = "."
+    assert ensure_prepared(config, run_root=tmp_path, workers=1).sources.keys() == config.data.sources.keys()
+    assert main(["check", "."]) == 0
+
+
 def test_a_folder_of_others_with_the_name_of_ours_in_the_making_is_left_alone(
     config: RunConfig, tmp_path: Path
 ) -> None:
