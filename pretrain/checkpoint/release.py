@@ -124,10 +124,7 @@ class Releases:
         problem = damage_in_release(folder) or vocabulary_problem(folder)
         if problem is not None:
             raise CheckpointError(f"{problem}. {remedy}")
-        if not self.config.checkpoint.allow_tokenizer_mismatch and (mismatch := tokenizer_mismatch(folder)) is not None:
-            raise CheckpointError(
-                f"{folder}: {mismatch} {ALLOW_MISMATCH} Or move the folder away and release it again."
-            )
+        self._require_tokenizer(folder)
         config = json_object(folder / MODEL_CONFIG_NAME)
         found = config.get("dtype") or config.get("torch_dtype")
         if found != dtype:
@@ -153,10 +150,13 @@ class Releases:
         """Gives the hub what it lacks of a release.
 
         Raises:
-            CheckpointError: the hub cannot be reached or refuses, or a local file is damaged.
+            CheckpointError: the hub cannot be reached or refuses, a local file is damaged, or the tokenizer files give
+                other ids than training and nobody allowed that, as in releases of versions that did not look.
         """
         message = f"Step {manifest.step:_}, {manifest.meta.run_state.get('tokens', 0):_} tokens"
         folder = self.folder(manifest)
+        if self.places(manifest):
+            self._require_tokenizer(folder)
         return [
             hub.push(folder, repository, revision=revision, message=message, public=self.public)
             for repository, revision in self.places(manifest)
@@ -166,6 +166,12 @@ class Releases:
         """Saves whose release is there, oldest first."""
         usable = [info.manifest for info in list_checkpoints(self.checkpoints) if info.manifest is not None]
         return [manifest for manifest in usable if self.folder(manifest).is_dir()]
+
+    def _require_tokenizer(self, folder: Path) -> None:
+        if not self.config.checkpoint.allow_tokenizer_mismatch and (mismatch := tokenizer_mismatch(folder)) is not None:
+            raise CheckpointError(
+                f"{folder}: {mismatch} {ALLOW_MISMATCH} Or move the folder away and release it again."
+            )
 
     def _filled(self, template: str, manifest: Manifest) -> str:
         step = manifest.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import io
@@ -18,11 +19,13 @@ from transformers import AutoTokenizer
 
 from pretrain.checkpoint.__main__ import main
 from pretrain.checkpoint.calendar import save_steps
+from pretrain.checkpoint.hub import Hub
 from pretrain.checkpoint.release import Releases
 from pretrain.checkpoint.tokenizer_files import read_sentencepiece, tokenizer_json, write_tokenizer_files
 from pretrain.checkpoint.tokenizer_parity import export_mismatch, tokenizer_mismatch
 from pretrain.config.load import load_yaml
 from pretrain.data.tokenizer import Tokenizer
+from pretrain.errors import CheckpointError
 from pretrain.hooks.release import ReleaseHook
 from pretrain.state import RunState
 from tests.unit.checkpoint.released_run import make_run
@@ -199,6 +202,12 @@ def test_a_release_with_other_ids_is_refused_and_one_that_is_there_is_not_pushed
     capsys.readouterr()
     assert main(["release", str(suffixed)]) == 1, "of a version that did not look"
     assert f"{folder}: AutoTokenizer gives other ids" in capsys.readouterr().err
+    releases = Releases.of_run(suffixed)
+    config = dataclasses.replace(releases.config)
+    config.checkpoint = dataclasses.replace(config.checkpoint, hub_repository="me/mine")
+    (manifest,) = releases.present()
+    with pytest.raises(CheckpointError, match="AutoTokenizer gives other ids"):
+        dataclasses.replace(releases, config=config).push(manifest, Hub())  # before anything is sent
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,20 @@ def test_every_checkpoint_on_the_calendar_is_scored_once_oldest_first(run: FakeR
     assert len(run.scorer.calls) == calls and [row["step"] for row in run.journal(SCORED)] == [0, 10, 20, 30, 40]
 
 
+def test_a_run_that_is_extended_is_followed_to_its_new_end(run: FakeRun) -> None:
+    run.save(0, 40)
+
+    def extend() -> None:
+        run.event("resume", 40)
+        run.config.train.steps = 55
+        run.write_config()  # after the event, as training does it
+        run.event("length_changed", 40, steps_before=40, steps_now=55)
+
+    run.meanwhile = [extend, lambda: run.save(50), lambda: (run.save(55), run.event("finished", 55))]  # type: ignore[func-returns-value, list-item]
+    run.watcher().run()
+    assert run.steps() == [0, 40, 50, 55]
+
+
 def test_tasks_of_one_domain_that_share_no_metric_are_scored_once_each(
     tmp_path: Path, task_folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
