@@ -76,7 +76,9 @@ class TaskGroup:
 def groups_of_line(
     asked: str, line: str, groups: Sequence[Any], tasks: Sequence[Any], *, first: int
 ) -> list[TaskGroup]:
-    """The groups that a line of a suite brings, the outermost first.
+    """The groups with scores that a line of a suite brings, the outermost first.
+
+    lm-eval gives no score to groups that list no metric. Of those only the line's own is kept: a domain counts lines.
 
     Args:
         asked: the task, group or tag that the line asks for.
@@ -99,6 +101,7 @@ def groups_of_line(
             line if group.name == asked else "",
         )
         for group in groups
+        if group.has_aggregation or group.name == asked
     ]
     if len(tasks) > 1 and asked not in {group.name for group in found}:
         found.append(TaskGroup(asked, tuple(places.values()), line=line))

@@ -36,7 +36,7 @@ def test_a_group_scores_as_in_lm_eval() -> None:
 def test_a_domain_counts_a_group_once() -> None:
     tasks = [facts("s1", "group", shots=5), facts("s2", "group", shots=5), facts("alone")]
     values = [value(0, 0.2, items=30), value(1, 0.6, items=10), value(2, 0.9), value(2, 0.5, metric="acc_norm")]
-    group, mean = aggregates(tasks, [TaskGroup("group", (0, 1))], values)
+    group, mean = aggregates(tasks, [TaskGroup("group", (0, 1), line="group")], values)
     assert group[:3] == ("group", "d", 5) and group[3].value == pytest.approx(0.3)
     assert mean[:3] == ("mean", "d", -1) and mean[3].value == pytest.approx((0.3 + 0.9) / 2)
     assert mean[3].stderr == pytest.approx(np.hypot(group[3].stderr, 0.1) / 2)

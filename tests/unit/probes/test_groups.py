@@ -101,6 +101,7 @@ def test_scores_and_errors_of_groups_are_those_lm_eval_prints(
     rows = {(row.task, row.metric): row for row in scored(harness, plan)}
     theirs = printed_by_lm_eval(folder, tmp_path_factory.mktemp("copies"), plan, group)
     compared = 0
+    assert {name for name, _ in rows} - {"mean"} == {name for name in theirs if "acc,none" in theirs[name]} | {group}
     for name, results in theirs.items():
         for metric in ("acc", "acc_norm"):
             if f"{metric},none" in results:

@@ -178,7 +178,7 @@ def test_a_standard_error_that_fails_costs_the_error_and_not_the_value(
 def test_errors_too_large_for_a_number_do_not_lose_the_suite():
     tasks = [TaskFacts(name, "d", 0, 10, line=line) for name, line in (("a", "g"), ("b", "g"), ("c", "c"))]
     values = [MetricValue(index, "word_perplexity", 1e300, 1e200, 10) for index in range(3)]
-    found = [(name, value) for name, _, _, value in aggregates(tasks, [TaskGroup("g", (0, 1))], values)]
+    found = [(name, value) for name, _, _, value in aggregates(tasks, [TaskGroup("g", (0, 1), line="g")], values)]
     assert [(name, value.value, value.stderr) for name, value in found if isinstance(value, MetricValue)] == [
         ("g", pytest.approx(1e300), pytest.approx(1e200 / math.sqrt(2))),
         ("mean", pytest.approx(1e300), pytest.approx(1e200 * math.sqrt(1.5) / 2)),
@@ -186,7 +186,7 @@ def test_errors_too_large_for_a_number_do_not_lose_the_suite():
     huge = [MetricValue(index, "word_perplexity", 1e308, None, 10) for index in range(3)]
     lost = [
         (name, value)
-        for name, _, _, value in aggregates(tasks, [TaskGroup("g", (0, 1))], huge)
+        for name, _, _, value in aggregates(tasks, [TaskGroup("g", (0, 1), line="g")], huge)
         if isinstance(value, MissingMetric)
     ]
     assert lost == [
