@@ -121,6 +121,9 @@ def run_command(
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {error.filename} may not be read or written by this user ({error.strerror}).", file=sys.stderr)
+        return 1
 
 
 def _show_commands(

@@ -52,7 +52,10 @@ def claim(config: RunConfig, *, find_saves: FindSaves, warn: Callable[[str], Non
             of sources or ranges to skip, and data.accept_changes is not set.
     """
     directory = run_directory(config)
-    before = _recorded(config, directory, find_saves, warn)
+    try:
+        before = _recorded(config, directory, find_saves, warn)
+    except PermissionError as error:
+        raise ConfigError(f"run.dir={config.run.dir}: {error}. Choose a folder that you may read and write.") from None
     if before is not None:
         differences = difference(before, config)
         changes = data_changes(before, config)

@@ -7,6 +7,7 @@ replaces one, unless everything in it is known to be ours. Only names and the fi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -24,14 +25,17 @@ _LOG_ENDINGS = (".log", ".out", ".err")
 
 def what_is(path: Path) -> str:
     """What lies at a path, to follow the path in a sentence: `is a run directory`, `does not exist`, …."""
-    if not path.exists():
-        return "does not exist"
-    if not path.is_dir():
-        return "is a file, not a folder"
-    for is_of_kind, text in _KINDS:
-        if is_of_kind(path):
-            return text + (_prepared_of(path) if is_of_kind is _is_run else "")
-    names = _names(path)
+    try:
+        if not path.exists():
+            return "does not exist"
+        if not path.is_dir():
+            return "is a file, not a folder"
+        for is_of_kind, text in _KINDS:
+            if is_of_kind(path):
+                return text + (_prepared_of(path) if is_of_kind is _is_run else "")
+        names = _names(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     if not names:
         return "is an empty folder"
     return f"is a folder that this program did not write; it holds {listed(names)}"
@@ -99,7 +103,4 @@ _KINDS: tuple[tuple[Callable[[Path], bool], str], ...] = (
 
 
 def _names(path: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in path.iterdir())
-    except OSError:
-        return []
+    return sorted(os.listdir(path))

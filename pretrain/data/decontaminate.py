@@ -283,7 +283,7 @@ def _kept(file: InputFile, dropped: set[int], *, max_line_bytes: int) -> Iterato
         if line.data is None:
             raise DataError(
                 f"{file.path}, line {line.number} has {line.size:,} bytes, more than data.max_line_bytes="
-                f"{max_line_bytes:,}: it cannot be copied. Raise it, or remove the line."
+                f"{max_line_bytes:,}: it cannot be copied. Raise it, or leave the file out."
             )
         yield line.data + b"\n"
 

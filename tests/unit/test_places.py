@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint.__main__ import main as checkpoint_main
 from pretrain.checkpoint.huggingface_config import CONFIG_NAME as MODEL_CONFIG_NAME
+from pretrain.checkpoint.reader import list_checkpoints
+from pretrain.config.run import RunConfig, RunSection
+from pretrain.data.__main__ import main as data_main
 from pretrain.data.manifest import FORMAT, MANIFEST_NAME, TOKENIZER_NAME
 from pretrain.data.run_order import ORDER_NAME
+from pretrain.directory import claim
+from pretrain.errors import ConfigError
 from pretrain.locate import CHECKPOINTS, CONFIG_NAME, EXPORTS
 from pretrain.places import _RUN_FILES, names_besides, what_is
 from pretrain.track.jsonl import EVENTS_FILE, METRICS_FILE
@@ -54,7 +62,40 @@ def test_all_that_a_run_writes_is_known() -> None:
     assert files | {CHECKPOINTS, EXPORTS, ITEMS_FOLDER, PLANS_FOLDER, PARTIAL_FOLDER} < _RUN_FILES
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_not_an_error(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0)
-    assert what_is(tmp_path / "closed") == "is an empty folder"
+def _exit_code_as_another_user(work: Callable[[], int]) -> int:
+    """What work returns in a forked process of a user who may only do what everybody may."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            if os.geteuid() == 0:
+                os.setegid(65534)
+                os.seteuid(65534)
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("command", [["data", "check"], ["checkpoint", "list"], ["checkpoint", "inspect"]])
+def test_a_folder_that_may_not_be_read_is_named_without_a_traceback(
+    command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    main = {"data": data_main, "checkpoint": checkpoint_main}[command[0]]
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # above pytest's own nobody else may look
+        os.chmod(folder, 0o755)
+        closed = Path(folder) / "closed"
+        closed.mkdir(mode=0)
+        assert _exit_code_as_another_user(lambda: main([*command[1:], str(closed)])) == 1
+        printed = capfd.readouterr().err
+        assert str(closed) in printed and "Permission denied" in printed and "Traceback" not in printed
+        assert _exit_code_as_another_user(lambda: int(what_is(closed) == "cannot be read (Permission denied)")) == 1
+        assert _exit_code_as_another_user(lambda: _claim(closed)) == 2
+        closed.chmod(0o700)
+
+
+def _claim(folder: Path) -> int:
+    config = RunConfig(run=RunSection(name="mine", dir=str(folder)))
+    with pytest.raises(ConfigError, match=r"run\.dir=.*Permission denied.*you may read and write"):
+        claim(config, find_saves=list_checkpoints, warn=print)
+    return 2
