@@ -18,10 +18,11 @@ from probes.aggregate import aggregates
 from probes.beside import Settings
 from probes.commands import score
 from probes.examiner import Examiner
-from probes.groups import TaskGroup
+from probes.groups import GroupMetric, TaskGroup
 from probes.harness import Harness, load_harness
 from probes.hook import ProbeHook
 from probes.journal import Journal
+from probes.lm_eval_metrics import task_metrics
 from probes.metrics import MetricValue, MissingMetric
 from probes.plan import Plan, PlanSettings, compile_plan
 from probes.record import Measurement, MissingMeasurement
@@ -193,6 +194,34 @@ def test_errors_too_large_for_a_number_do_not_lose_the_suite():
         ("g", MissingMetric(0, "word_perplexity", "its value is inf")),
         ("mean", MissingMetric(0, "word_perplexity", "task a has none")),
     ]
+
+
+def test_a_group_misses_what_one_of_its_tasks_lost_and_averages_what_another_never_had():
+    tasks = [TaskFacts(name, "d", 0, 10, line="g") for name in ("a", "b")]
+    group = TaskGroup("g", (0, 1), (GroupMetric("acc", None, True), GroupMetric("f1", None, True)), line="g")
+    found = [
+        MetricValue(0, "acc", 0.5, 0.1, 10),
+        MissingMetric(1, "acc", "its value is nan"),
+        MetricValue(1, "f1", 0.3, 0.1, 10),
+    ]
+    assert [one for name, *_, one in aggregates(tasks, [group], found) if name == "g"] == [
+        MissingMetric(1, "acc", "task b has none"),
+        MetricValue(1, "f1", 0.3, pytest.approx(0.1), 10),
+    ]
+
+
+def test_items_without_a_value_are_not_behind_a_mean_that_leaves_them_out():
+    from lm_eval.api.metrics import nanmean
+
+    instances = [SimpleNamespace(doc_id=n, idx=0, doc=n, filtered_resps={"none": [0.0]}) for n in range(12)]
+    task: Any = SimpleNamespace(
+        _filters=[],
+        instances=instances,
+        aggregation=lambda: {"m": nanmean},
+        process_results=lambda doc, results: {"m": math.nan if doc == 2 else float(doc)},
+    )
+    (value,) = task_metrics(task, 0)
+    assert (value.value, value.num_items) == (pytest.approx((sum(range(12)) - 2) / 11), 11)
 
 
 def test_the_first_missing_metric_is_an_error_where_nobody_collects_them(folder: Path, tokenizer: Tokenizer):
