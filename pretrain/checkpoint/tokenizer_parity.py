@@ -1,8 +1,10 @@
 """The gate on an export's tokenizer: `AutoTokenizer` must give the ids of training, on texts made to tell.
 
-What SentencePiece and `tokenizers` do differently is found by trying it, not by knowing kinds of models: every piece
-alone, texts of many scripts, spaces in every place, user-defined symbols beside everything, and pieces in random order.
-Two differences are left aside, because no file can express them: the names of special pieces written out in a text
+What SentencePiece and `tokenizers` do differently is found by trying it, not by knowing kinds of models: every piece,
+texts of many scripts, spaces in every place, user-defined symbols beside everything, and pieces in random order. It
+takes some five seconds of one core for 32,000 pieces, reading the files included.
+
+Two differences are left aside, as they are in the published files of LLaMA: the names of special pieces written out in a text
 (`<s>`), and U+2581, which training encodes as its bytes so that every text decodes to itself.
 """
 
@@ -27,7 +29,8 @@ ALLOW_MISMATCH = (
 
 _SPACE = "\u2581"
 _NUM_RANDOM = 5000
-_NUM_PIECES_ALONE = 50_000
+_NUM_PIECES_ALONE = 4000
+_PIECES_IN_A_TEXT = 16
 _NUM_SYMBOLS_IN_PAIRS = 24
 _TEXTS = (
     " lead",
@@ -137,12 +140,14 @@ def probe_texts(model: SentencePieceModel) -> list[str]:
     stand_for_text = [text.replace(_SPACE, " ") for text in model.texts]
     symbols = [text.replace(_SPACE, " ") for text in model.user_defined]
     draw = random.Random(0)
-    alone = stand_for_text
-    if len(alone) > _NUM_PIECES_ALONE:
-        alone = draw.sample(alone, _NUM_PIECES_ALONE)
+    alone = draw.sample(stand_for_text, min(len(stand_for_text), _NUM_PIECES_ALONE))
+    lines = (
+        "\n".join(stand_for_text[first : first + _PIECES_IN_A_TEXT])
+        for first in range(0, len(stand_for_text), _PIECES_IN_A_TEXT)
+    )
     mixed = [*stand_for_text, *(symbols * 20)[: len(stand_for_text)], *_TEXTS]
     joined = ("".join(draw.choices(mixed, k=draw.randint(2, 9))) for _ in range(_NUM_RANDOM if mixed else 0))
-    texts = dict.fromkeys([*_TEXTS, *alone, *_around(symbols), *joined])
+    texts = dict.fromkeys([*_TEXTS, *alone, *lines, *_around(symbols), *joined])
     texts.pop("", None)
     return list(texts)
 
