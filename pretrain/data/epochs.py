@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pretrain.config.run import RunConfig
 from pretrain.data.order import SampleOrder
 
 MOST_EPOCHS = 4.0
@@ -43,6 +44,27 @@ def repeated_sources(order: SampleOrder, *, num_samples: int) -> dict[str, Repea
         if tokens > MOST_EPOCHS * epoch_tokens:
             found[name] = Repeated(tokens / epoch_tokens, tokens, epoch_tokens)
     return dict(sorted(found.items(), key=lambda item: -item[1].epochs))
+
+
+def planned_epochs(config: RunConfig) -> dict[str, float]:
+    """Passes over each source, as far as the configuration says so without text: `epochs`, or `expected_tokens`."""
+    trained = {
+        name: source
+        for name, source in config.data.sources.items()
+        if source.weight or source.tokens is not None or source.epochs is not None
+    }
+    sizes = {name: source.expected_tokens for name, source in trained.items() if source.expected_tokens is not None}
+    if config.data.order != "mixture":
+        return dict.fromkeys(trained, config.total_tokens / sum(sizes.values())) if len(sizes) == len(trained) else {}
+    weights = sum(source.weight for source in trained.values())
+    epochs = {}
+    for name, source in trained.items():
+        if source.epochs is not None:
+            epochs[name] = source.epochs
+        elif name in sizes:
+            tokens = source.tokens if source.tokens is not None else config.total_tokens * source.weight / weights
+            epochs[name] = tokens / sizes[name]
+    return epochs
 
 
 def warning(repeated: dict[str, Repeated]) -> str:

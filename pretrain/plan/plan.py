@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pretrain.config.checks import check
 from pretrain.config.load import config_hash
 from pretrain.config.run import RunConfig
+from pretrain.data.epochs import planned_epochs
 from pretrain.engine.build import check_capabilities, footprint
 from pretrain.engine.kernels import planned
 from pretrain.engine.layout import Coordinates, ParallelLayout
@@ -84,6 +85,7 @@ class Plan:
         tokens_per_step: over all ranks, after a batch ramp.
         kernels: what computes each part of a step, on the cluster's devices; memory and time are of these.
         keeps_scores: attention keeps its scores in memory.
+        epochs: passes over each source, where the configuration says how much it has.
         storage: what it writes.
         flops_per_token: by definition, see `pretrain.flops`; total_flops: of the whole run.
         device: memory, time, probes and layouts on the cluster's devices; None where it names none.
@@ -105,6 +107,7 @@ class Plan:
     tokens_per_step: int
     steps: int
     tokens: int
+    epochs: dict[str, float]
     storage: StoragePlan
     flops_per_token: dict[str, float]
     total_flops: dict[str, float]
@@ -166,6 +169,7 @@ def make_plan(
         tokens_per_step=config.batch_sizes.full_step_tokens,
         steps=config.total_steps,
         tokens=config.total_tokens,
+        epochs=planned_epochs(config),
         storage=storage_plan(
             config,
             stored=spec.num_parameters + padding_parameters(spec),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from pretrain.data.epochs import MOST_EPOCHS
 from pretrain.plan.layouts import LayoutOption
 from pretrain.plan.memory import Memory
 from pretrain.plan.plan import DevicePlan, Plan
@@ -35,6 +36,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield _row("  microbatches", f"{layout.num_microbatches:,} of {layout.micro_batch_size} sequences a rank")
     yield _row("Steps", f"{plan.steps:,}")
     yield _row("Tokens", f"{plan.tokens:,}")
+    for name, epochs in plan.epochs.items():
+        if epochs > MOST_EPOCHS:
+            yield f"  {name} is read {epochs:.1f} times: after {MOST_EPOCHS:g}, text gains little (arXiv 2305.16264)"
     yield _row("FLOPs", "a token", "the run")
     for name, definition in _DEFINITIONS.items():
         yield _row(f"  {definition}", f"{plan.flops_per_token[name]:.4g}", f"{plan.total_flops[name]:.4g}")

@@ -11,7 +11,7 @@ import pytest
 
 from pretrain.config.run import RunConfig
 from pretrain.data.__main__ import main
-from pretrain.data.epochs import MOST_EPOCHS, fields, repeated_sources, warning
+from pretrain.data.epochs import MOST_EPOCHS, fields, planned_epochs, repeated_sources, warning
 from pretrain.data.order import SampleOrder
 from pretrain.data.prepare import PreparedData, ensure_prepared
 from pretrain.data.run_order import begin, go_on, sample_order
@@ -113,6 +113,18 @@ def test_four_epochs_are_no_news_and_more_are(config: RunConfig, prepared: Prepa
     said = warning(found)
     assert f"code 4.5 times ({found['code'].tokens:,} tokens are trained on, it has {windows['code'] * 32:,})" in said
     assert json.loads(json.dumps(fields(found)))["sources"]["code"]["tokens"] == found["code"].tokens
+
+
+def test_published_sizes_say_it_before_there_is_text(config: RunConfig) -> None:
+    assert planned_epochs(config) == {} and planned_epochs(with_data(config, order="sequential")) == {}
+    total = 10 * 8 * 32
+    known = shared(config, code__expected_tokens=160)
+    assert planned_epochs(known) == {"code": total / 4 / 160}
+    quota = shared(known, code__tokens=480, prose__epochs=7.5)
+    assert planned_epochs(quota) == {"code": 3.0, "prose": 7.5}
+    both = shared(known, prose__expected_tokens=480, prose__weight=1.0)
+    assert planned_epochs(with_data(both, order="sequential")) == dict.fromkeys(("code", "prose"), total / 640)
+    assert planned_epochs(shared(both, prose__weight=0.0)) == {"code": total / 160}
 
 
 def test_prepare_says_what_a_run_would_warn_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

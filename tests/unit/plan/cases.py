@@ -73,7 +73,7 @@ LINES = [
         "kernels=plain",
         "--layouts=3",
     ),
-    ("experiment=demo",),
+    ("experiment=demo", "data.sources.qa.expected_tokens=5000", "data.sources.web.expected_tokens=1000000"),
 ]
 """Command lines of the planner: a run that fits its devices, one that does not, and one on nobody knows what."""
 

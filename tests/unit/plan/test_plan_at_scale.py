@@ -83,6 +83,10 @@ def test_without_a_device_a_line_says_how_to_get_the_rest(measured: dict[str, An
     assert code == 0 and plan["device"] is None
     assert printed.endswith("need a device: add cluster=a100_80gb, h100, … (configs/cluster).\n")
     assert "Tokens a second" not in printed and "On the device" not in printed
+    # 1050 steps of 8 x 256 tokens at Amber's shares, which add up to 99.99.
+    epochs = {"qa": 1050 * 2048 * 1.73 / 99.99 / 5000, "web": 1050 * 2048 * 68.51 / 99.99 / 1_000_000}
+    assert plan["epochs"] == pytest.approx(epochs)
+    assert f"qa is read {epochs['qa']:.1f} times: after 4" in printed and "web is read" not in printed
 
 
 def test_the_65b_on_480_ranks_is_planned_stage_by_stage(measured: dict[str, Any]) -> None:
