@@ -51,9 +51,7 @@ def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_com
         over["data.max_rejected_bytes_share"] = share, rejected_bytes / bytes_read
         named = sorted((s.largest for s in listed if s.largest), key=lambda entry: -entry["bytes"])[:2] + named
     if num_damaged > plan.max_damaged_files:
-        what = f"{num_damaged} file{'s' if num_damaged > 1 else ''} cannot be read to the end"
-        limits = f"data.max_damaged_files={plan.max_damaged_files} allows"
-        remedy = "Mend it or list the text without it, or raise data.max_damaged_files to lose what follows."
+        what, limits, remedy = damage(num_damaged, limit=plan.max_damaged_files)
         named.sort(key=lambda entry: entry["reason"] not in DAMAGE)
     elif over:
         so_far = "" if is_complete else " so far"
@@ -73,6 +71,13 @@ def check_limits(plan: Plan, source: str, states: Iterable[UnitState], *, is_com
         f"{name}: {what}, more than {limits}. By reason: {counts}.\n{_shown(named)}\n{remedy} What is done is "
         "kept: the same command goes on from there."
     )
+
+
+def damage(num_files: int, *, limit: int) -> tuple[str, str, str]:
+    """What is wrong, which limit allows less, and what to do where too many files cannot be read."""
+    what = f"{num_files} file{'s' if num_files > 1 else ''} cannot be read to the end"
+    remedy = "Mend it or list the text without it, or raise data.max_damaged_files to lose what follows."
+    return what, f"data.max_damaged_files={limit} allows", remedy
 
 
 def _is_excess(bad: int, whole: int, share: float, *, is_complete: bool, can_judge: bool) -> bool:

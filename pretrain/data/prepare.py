@@ -39,7 +39,7 @@ from pretrain.data.prepared import (
 )
 from pretrain.data.progress import Say, Watch, tell_units
 from pretrain.data.published import require_published
-from pretrain.data.sample import training_text
+from pretrain.data.sample import Unread, training_text
 from pretrain.data.shards import ENDINGS, cannot_write
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.tokenizer_loss import SAMPLE_BYTES, require_lossless
@@ -232,12 +232,15 @@ def _tokenizer(config: RunConfig, files: Files, *, writing: Path, given: Tokeniz
     if tokenizer is None:
         options = config.tokenizer
         say(f"training a tokenizer of {options.vocab_size} pieces")
-        text = training_text(config, files)
-        tokenizer = train_tokenizer(text, path, vocab_size=options.vocab_size, preset=options.preset)
+        unread = Unread(config)
+        text = training_text(config, files, on_reject=unread.add)
+        tokenizer = train_tokenizer(
+            text, path, vocab_size=options.vocab_size, preset=options.preset, unread=unread.sentence
+        )
     tokenizer.save(path)
     replace_file(recipe_path, wanted)
     if TOKEN_CHUNKS not in files:
-        sample = training_text(config, files, num_bytes=SAMPLE_BYTES)
+        sample = training_text(config, files, num_bytes=SAMPLE_BYTES, on_reject=Unread(config).add)
         require_lossless(tokenizer, sample, config.tokenizer.accept_loss)
     return tokenizer
 

@@ -7,8 +7,52 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pretrain.config.run import RunConfig
 from pretrain.data.documents import Document, read_piece
 from pretrain.data.files import InputFile
+from pretrain.data.limits import damage
 from pretrain.data.records import Piece, Rejected
 from pretrain.data.shards import is_held_out
+from pretrain.errors import DataError
+
+
+class Unread:
+    """What gave no document while a sample was read; preparation, which reads everything, has limits for it.
+
+    Args:
+        config: its `data.max_damaged_files` says how many files may be unreadable.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._most_damaged = config.data.max_damaged_files
+        self._damaged: set[str] = set()
+        self._num_lines = self._num_bytes = 0
+        self._largest: Rejected | None = None
+
+    def add(self, item: Rejected) -> None:
+        """Takes one.
+
+        Raises:
+            DataError: too many files cannot be read.
+        """
+        if item.is_empty:
+            return
+        if item.is_damage:
+            self._damaged.add(item.file)
+        if len(self._damaged) > self._most_damaged:
+            what, limit, remedy = damage(len(self._damaged), limit=self._most_damaged)
+            place = f"line {item.line}" if item.line else "its beginning"
+            raise DataError(f"{what}, more than {limit}.\n  {item.file}, {place}: {item.detail}\n{remedy}")
+        self._num_lines += 1
+        self._num_bytes += item.num_bytes
+        if self._largest is None or item.num_bytes > self._largest.num_bytes:
+            self._largest = item
+
+    def sentence(self) -> str:
+        """How much it was, and which was the largest; empty where everything gave a document."""
+        if self._largest is None:
+            return ""
+        return (
+            f"{self._num_lines:,} lines of the sample gave no document ({self._num_bytes:,} bytes). The largest is "
+            f"{self._largest.file}, line {self._largest.line}: {self._largest.detail}"
+        )
 
 
 def training_text(

@@ -5,7 +5,7 @@ Which text is the sample is `prepare.py`'s business; SentencePiece itself is `to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def train_tokenizer(
     vocab_size: int,
     preset: str = "llama",
     character_coverage: float | None = None,
+    unread: Callable[[], str] = str,
 ) -> Tokenizer:
     """Trains a tokenizer; the same texts and settings give the same file on every machine.
 
@@ -72,6 +73,7 @@ def train_tokenizer(
         preset: one of `PRESETS`.
         character_coverage: share of character occurrences that get their own piece, the rest become bytes; None is
             the preset's.
+        unread: says what of the text gave no document, for the error where there is none.
 
     Raises:
         TokenizerError: an unknown preset, the text does not allow this vocabulary size, or there is no text.
@@ -90,7 +92,7 @@ def train_tokenizer(
         if lines.num_bytes == 0:
             raise TokenizerError(
                 "tokenizer.path=null, but there is no training text to train a tokenizer on. Give data.sources with "
-                "a weight above 0 text that is not held out, or set tokenizer.path."
+                f"a weight above 0 text that is not held out, or set tokenizer.path. {unread()}".rstrip()
             ) from None
         raise TokenizerError(
             f"tokenizer.vocab_size={vocab_size} cannot be trained on {lines.num_bytes} bytes of text: {error} Change "

@@ -10,10 +10,11 @@ Leaves with 1 where something is lost that tokenizer.accept_loss does not name.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.data.commands.inputs import INPUTS_HELP, Unread, config_of, files_of
+from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
 from pretrain.errors import DataError
 
 HELP = "say what a tokenizer loses of the text"
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
-    from pretrain.data.sample import training_text
+    from pretrain.data.sample import Unread, training_text
     from pretrain.data.tokenizer import Tokenizer
     from pretrain.data.tokenizer_loss import check_names, describe, measure
 
@@ -47,12 +48,13 @@ def run(options: argparse.Namespace) -> int:
     check_names(sorted(accept))
     report = measure(tokenizer, texts)
     if options.inputs:
-        unread.tell()
         if not report.num_documents:
             raise DataError(
                 f"No document was read from {' '.join(options.inputs)}, so nothing was checked. --text-key names the "
-                "field or column that holds the text; sources with a weight of 0 are not read."
+                f"field or column that holds the text; a weight of 0 leaves a source out. {unread.sentence()}".rstrip()
             )
+        if sentence := unread.sentence():
+            print(sentence, file=sys.stderr)
     print(
         f"{options.tokenizer}: {tokenizer.vocab_size} pieces, {tokenizer.fingerprint}; checked on built-in cases and "
         f"{report.num_documents} documents ({report.num_bytes:,} bytes)"

@@ -11,12 +11,11 @@ from pretrain.config.data import DataConfig, SourceConfig
 from pretrain.config.load import compose
 from pretrain.config.run import RunConfig
 from pretrain.config.tokenizer import TokenizerConfig
-from pretrain.errors import ConfigError, DataError
+from pretrain.errors import ConfigError
 from pretrain.locate import expand_path
 
 if TYPE_CHECKING:
     from pretrain.data.files import InputFile
-    from pretrain.data.records import Rejected
 
 INPUTS_HELP = "KEY=VALUE: a run's configuration, whose sources are sampled by weight; or files, globs, bundled:NAME"
 
@@ -60,43 +59,3 @@ def files_of(config: RunConfig) -> dict[str, list[InputFile]]:
     for repeat in tell_repeats(files):
         print(repeat, file=sys.stderr)
     return files
-
-
-class Unread:
-    """What of the text gave no document while a command read a sample of it; `prepare` has its own limits for that.
-
-    Args:
-        config: its `data.max_damaged_files` says how many files may be unreadable.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self._most_damaged = config.data.max_damaged_files
-        self._damaged: set[str] = set()
-        self._num_lines = self._num_bytes = 0
-        self._largest: Rejected | None = None
-
-    def add(self, item: Rejected) -> None:
-        """Takes one.
-
-        Raises:
-            DataError: a file cannot be read.
-        """
-        if item.is_empty:
-            return
-        if item.is_damage:
-            self._damaged.add(item.file)
-        if len(self._damaged) > self._most_damaged:
-            raise DataError(f"{item.file}: {item.detail} Mend it, or list the text without it.")
-        self._num_lines += 1
-        self._num_bytes += item.num_bytes
-        if self._largest is None or item.num_bytes > self._largest.num_bytes:
-            self._largest = item
-
-    def tell(self) -> None:
-        """Says on stderr how much it was, and which was the largest."""
-        if self._largest is not None:
-            print(
-                f"{self._num_lines:,} lines of the sample gave no document ({self._num_bytes:,} bytes). The largest is "
-                f"{self._largest.file}, line {self._largest.line}: {self._largest.detail}",
-                file=sys.stderr,
-            )

@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 from pretrain.config.tokenizer import PRESETS
-from pretrain.data.commands.inputs import INPUTS_HELP, Unread, config_of, files_of
+from pretrain.data.commands.inputs import INPUTS_HELP, config_of, files_of
 from pretrain.errors import ConfigError
 
 HELP = "train a tokenizer on a sample of text"
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
-    from pretrain.data.sample import training_text
+    from pretrain.data.sample import Unread, training_text
     from pretrain.data.tokenizer_loss import describe, measure
     from pretrain.data.tokenizer_training import train_tokenizer
 
@@ -55,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         vocab_size=config.tokenizer.vocab_size,
         preset=config.tokenizer.preset,
+        unread=unread.sentence,
     )
-    unread.tell()
+    if sentence := unread.sentence():
+        print(sentence, file=sys.stderr)
     print(f"{options.out}: {tokenizer.vocab_size} pieces, preset {config.tokenizer.preset}, {tokenizer.fingerprint}")
     report = measure(tokenizer, training_text(config, files))
     if report.losses:

@@ -241,11 +241,13 @@ def test_no_text_in_utf_8_is_taken_for_something_else(head: bytes) -> None:
         assert all(wrong_packing(packed[:cut], path) is None for cut in range(4)), "what was torn is damaged"
 
 
-def test_preparation_names_the_file_and_what_it_is(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_preparation_names_the_file_and_what_it_is(has_tokenizer: bool, config: RunConfig, tmp_path: Path) -> None:
+    config.data.sources = {"code": config.data.sources["code"]}
     (tmp_path / "code.jsonl").write_bytes(RAW.decode().encode("utf-16"))
-    with pytest.raises(
-        DataError, match=r"(?s)1 file cannot be read to the end.*code\.jsonl, its beginning: it is text"
-    ):
+    config.tokenizer.path = config.tokenizer.path if has_tokenizer else None
+    said = r"(?s)1 file cannot be read to the end.*code\.jsonl, its beginning: it is text in UTF-16"
+    with pytest.raises(DataError, match=said):
         ensure_prepared(config, run_root=tmp_path / "run")
 
 

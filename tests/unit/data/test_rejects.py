@@ -333,10 +333,15 @@ def test_commands_that_read_a_sample_say_what_gave_no_document_and_stop_at_a_fil
     assert said in capsys.readouterr().err
     assert main(["check_tokenizer", model, code]) == 0
     assert said in capsys.readouterr().err
-    assert main(["check_tokenizer", model, code, "--text-key", "body"]) == 1
-    assert "No document was read" in capsys.readouterr().err
+    for command in (["check_tokenizer", model], [*train, str(tmp_path / "b.model")]):
+        assert main([*command, code, "--text-key", "body"]) == 1
+        error = capsys.readouterr().err
+        assert "No document was read" in error or "there is no training text" in error
+        assert (
+            "65 lines of the sample gave no document" in error and "no field 'body'; it has 'text'" not in error[:200]
+        )
     (tmp_path / "wide.jsonl").write_bytes('{"text": "a"}\n'.encode("utf-16"))
     for command in ([*train, str(tmp_path / "b.model")], ["check_tokenizer", model]):
         assert main([*command, code, str(tmp_path / "wide.jsonl")]) == 1
-        assert f"{tmp_path}/wide.jsonl: it is text in UTF-16" in capsys.readouterr().err
+        assert f"{tmp_path}/wide.jsonl, its beginning: it is text in UTF-16" in capsys.readouterr().err
     assert not (tmp_path / "b.model").exists()
