@@ -4,8 +4,8 @@ What SentencePiece and `tokenizers` do differently is found by trying it, not by
 texts of many scripts, spaces in every place, user-defined symbols beside everything, and pieces in random order. It
 takes some five seconds of one core for 32,000 pieces, reading the files included.
 
-Two differences are left aside, as they are in the published files of LLaMA: the names of special pieces written out in a text
-(`<s>`), and U+2581, which training encodes as its bytes so that every text decodes to itself.
+Two differences are left aside, as they are in the published files of LLaMA: the names of special pieces written out
+in a text (`<s>`), and U+2581, which training encodes as its bytes so that every text decodes to itself.
 """
 
 from __future__ import annotations
