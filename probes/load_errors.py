@@ -7,6 +7,7 @@ importing lm-eval.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,11 +47,7 @@ def _reason(error: Exception, building: Building | None) -> str:
     links = list(_chain(error))
     for link in links:
         if isinstance(link, ModuleNotFoundError) and link.name:
-            package = link.name.partition(".")[0]
-            return (
-                f"it needs the Python package {package}, which is not installed{_place(error)}. Install it with "
-                f"`pip install {package}`."
-            )
+            return f"it needs {_missing_package(link.name)}{_place(error)}."
         if isinstance(link, yaml.YAMLError):
             return f"{yaml_problem(link)}. Correct that file."
         if isinstance(link, SyntaxError):
@@ -64,7 +61,19 @@ def _reason(error: Exception, building: Building | None) -> str:
             f"that HF_HOME names."
         )
     problem = item_problem(building.task, limit=1) if building is not None else None
-    return problem or f"{_said(error)}{_place(error)}. Correct the task's files."
+    remedy = "" if isinstance(error, ImportError) else " Correct the task's files."
+    return problem or f"{_said(error)}{_place(error)}.{remedy}"
+
+
+def _missing_package(module: str) -> str:
+    """What is not there, and how to get it."""
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        return f"the Python package {package}, which is not installed: `pip install {package}`"
+    return (
+        f"the Python module {module}, which the installed version of {package} does not have: install a version of "
+        f"{package} that has it"
+    )
 
 
 def item_problem(task: Any, *, limit: int | None = None) -> str | None:

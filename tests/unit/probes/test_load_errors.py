@@ -85,8 +85,11 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path) -> No
     code = "import no_such_package.part\ndef docs(dataset):\n    return dataset\n"
     write_class_free(tmp_path, lines="process_docs: !function functions.docs\n", code=code)
     said = refusal(tmp_path)
-    assert "the Python package no_such_package, which is not installed" in said
-    assert "functions.py, line 1)" in said and "`pip install no_such_package`" in said
+    assert "the Python package no_such_package, which is not installed: `pip install no_such_package`" in said
+    assert "functions.py, line 1)" in said
+    code = "import yaml.no_such_part\ndef docs(dataset):\n    return dataset\n"
+    write_class_free(tmp_path, lines="process_docs: !function functions.docs\n", code=code)
+    assert "yaml.no_such_part, which the installed version of yaml does not have" in refusal(tmp_path)
 
 
 def test_python_that_fails_is_named_by_file_and_line(tmp_path: Path) -> None:
