@@ -63,7 +63,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("load_dataset", "load_from_disk"):
         monkeypatch.setattr(datasets, name, refuse)
-    monkeypatch.setattr("probes.finder.read_split", refuse)
+    monkeypatch.setattr("probes.task_data.read_split", refuse)
 
 
 def test_metrics_of_every_kind_of_task_are_bitwise_those_of_the_data(
