@@ -155,7 +155,7 @@ def test_tokenizers_are_trained_and_checked_from_the_command_line(
     assert main(["check_tokenizer", str(out), str(corpus)]) == 0
     assert "nothing is lost" in capsys.readouterr().out
     assert main(train) == 2
-    assert "exists. Name another file" in capsys.readouterr().err
+    assert "exists. Name a file that does not exist" in capsys.readouterr().err
 
     out = tmp_path / "v1.model"
     config = [f"data.sources.own.paths=[{corpus}]", "tokenizer.training_bytes=100000", "data.holdout_fraction=0.1"]
