@@ -20,6 +20,7 @@ from pretrain.errors import ConfigError, FinelineError
 from pretrain.locate import expand_path
 from pretrain.shadowed import require_own_package
 from pretrain.terminal import accept_every_character
+from pretrain.units import parse_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,18 @@ def written_path(text: str) -> str:
         return expand_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count_of(unit: str) -> Callable[[str], int]:
+    """A number of steps, tokens or other things, for argparse: `200`, `1e9`, `10B`, `10B tokens`."""
+
+    def read(text: str) -> int:
+        try:
+            return parse_count(text, unit=unit)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from pretrain.arguments import count_of
 from pretrain.checkpoint.calendar import milestone_steps
 from pretrain.checkpoint.card import Score, read_scores
 from pretrain.checkpoint.hub import Hub
@@ -206,7 +207,4 @@ def _shown(steps: list[int]) -> str:
 
 
 def _steps(text: str) -> list[int]:
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of steps such as 1000,2000") from None
+    return sorted(set(map(count_of("steps"), text.split(","))))

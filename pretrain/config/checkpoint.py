@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pretrain.units import Steps
+
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    early: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    early: list[Steps] = field(default_factory=lambda: [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     """Steps saved early, where abilities move fastest (Pythia's log spacing); those after the end are dropped."""
     every: str | None = "1000 steps"
     """Then one save at every multiple of this duration, in steps or tokens; null has none. The end is always saved."""
@@ -22,7 +24,7 @@ class CheckpointConfig:
     start_from: str | None = None
     """Weights a new run starts with: a Hugging Face LLaMA folder, a checkpoint of another run, or that run itself (its
     newest checkpoint is taken). Null: random."""
-    start_step: int = 0
+    start_step: Steps = 0
     """Steps those weights have been trained: schedule, calendar and sample order go on from there, without moments."""
     background: bool = True
     """Training waits for the copy only; files are written behind it, one save in flight at most."""

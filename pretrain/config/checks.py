@@ -23,6 +23,7 @@ from pretrain.config.probe import LIMIT, is_limit
 from pretrain.config.run import RunConfig
 from pretrain.config.schedule_checks import schedule_problems
 from pretrain.config.tokenizer import LOSSES, PRESETS
+from pretrain.config.written import DURATIONS
 from pretrain.errors import ConfigError
 from pretrain.naming import template_problems
 from pretrain.units import Duration, parse_share
@@ -96,15 +97,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "cluster.processes_per_node": (1, math.inf),
 }
 _POSITIVE = ("model.rope_base", "model.norm_epsilon", "optimizer.epsilon")
-_DURATIONS = (
-    "schedule.warmup",
-    "schedule.decay",
-    "checkpoint.every",
-    "checkpoint.milestones",
-    "track.console.every",
-    "track.dynamics.every",
-    "probe.milestones",
-)
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@-]*")
 
 
@@ -169,7 +161,7 @@ def _limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _duration_problems(config: RunConfig) -> Iterator[str]:
-    for key in _DURATIONS:
+    for key in DURATIONS:
         if _get(config, key) is not None:
             try:
                 duration = Duration.parse(_get(config, key), key=key)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pretrain.units import Tokens
+
 ORDERS = ("mixture", "sequential", "chunked")
 VERIFY = ("header", "full")
 _REJECTED_BYTES_SHARE = 0.01
@@ -17,7 +19,7 @@ class SourceConfig:
     (`s3://…`, `msc://…`) allowed. `bundled:NAME` is shipped text."""
     weight: float = 1.0
     """Share of training samples, relative to the other sources. 0 keeps a source for validation only."""
-    tokens: int | None = None
+    tokens: Tokens | None = None
     """Tokens to train on over the whole run, instead of a weight. All trained sources are given this way, or none."""
     epochs: float | None = None
     """Passes over the source's own tokens in the whole run, instead of a weight; others may be given in `tokens`."""
@@ -25,7 +27,7 @@ class SourceConfig:
     """Field or column that holds this source's documents. Null: `data.text_key`."""
     aliases: list[str] = field(default_factory=list)
     """Further names that rows of `data.token_chunks` have for this source."""
-    expected_tokens: int | None = None
+    expected_tokens: Tokens | None = None
     """Published tokens, to compare with all that were prepared (validation included). Null: nothing is compared."""
     expected_files: int | None = None
     """Published number of files, which must be the same. Null: nothing is compared."""
@@ -65,7 +67,7 @@ class DataConfig:
     """Batches read before they are needed. Object stores may want more."""
     text_key: str = "text"
     """Field of a JSONL line, or column of a table, that holds the document; a source may have its own."""
-    validation_tokens: int = 32_768
+    validation_tokens: Tokens = 32_768
     """Validation tokens per source, from documents marked `meta.split = validation`, else held out by hash."""
     holdout_fraction: float = 0.005
     """Share of documents held out by hash of their text in sources that mark none. 0: those have no validation."""

@@ -17,7 +17,7 @@ import pretrain
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.overrides import expand, group_options, judge, schema_fields
 from pretrain.config.run import RunConfig
-from pretrain.config.written import expand_paths
+from pretrain.config.written import count_lengths, expand_paths
 from pretrain.errors import ConfigError
 from pretrain.locate import expand_path
 
@@ -67,6 +67,7 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig), f"pretrain.yaml must start from the schema, composed {type(config)}"
     expand_paths(config)
+    count_lengths(config)
     return config
 
 
@@ -129,6 +130,7 @@ def from_plain(values: Mapping[str, Any]) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig), "merging into the schema keeps its type"
+    count_lengths(config)
     return config
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pretrain.config.data import SourceConfig
 from pretrain.config.nearest import did_you_mean
 from pretrain.config.run import RunConfig
+from pretrain.errors import ConfigError
+from pretrain.units import parse_count
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -87,7 +89,7 @@ def _in_list(text: str) -> str:
 def takes_list(key: str) -> bool:
     """Whether a key of the schema, or of a source, holds a list."""
     match = _SOURCE_KEY.match(key)
-    declared = _source_fields().get(match["field"], "") if match else schema_fields().get(key, "")
+    declared = source_fields().get(match["field"], "") if match else schema_fields().get(key, "")
     return declared.startswith("list[")
 
 
@@ -98,7 +100,8 @@ def _is_one(value: Any) -> bool:
 
 
 @functools.cache
-def _source_fields() -> Mapping[str, str]:
+def source_fields() -> Mapping[str, str]:
+    """Every field of a source with the type it is declared as."""
     return {field.name: str(field.type) for field in dataclasses.fields(SourceConfig)}
 
 
@@ -196,7 +199,7 @@ def _judge_one(override: Override, options: Mapping[str, Sequence[str]]) -> str 
         return _judge_option(key, override.value(), options)
     match = _SOURCE_KEY.match(key)
     if match:
-        fields = _source_fields()
+        fields = source_fields()
         if match["field"] not in fields:
             return f"{text}: a source has no {match['field']}.{did_you_mean(match['field'], fields)}"
         return _judge_value(SourceConfig, match["field"], override.value(), text, fields[match["field"]])
@@ -234,7 +237,11 @@ def _judge_value(root: type, key: str, value: Any, text: str, declared: str) -> 
 
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only once everything is composed
-    if declared not in ("bool", "int", "float", "str") and "|" not in declared and "[" not in declared:
+    counted = counted_unit(declared)
+    if counted and (problem := _judge_count(value, declared, text)):
+        return problem
+    is_value = counted or declared in ("bool", "int", "float", "str") or "|" in declared or "[" in declared
+    if not is_value:
         return f"{text}: {key} is a section; set its keys, as {key}.KEY=VALUE."
     if declared.startswith("list[") and _is_one(value):
         value = [value]
@@ -246,6 +253,25 @@ def _judge_value(root: type, key: str, value: Any, text: str, declared: str) -> 
     if strict_bool:
         shown = "true or false" if declared == "bool" else declared.replace(" | None", " or null")
         return f"{text}: {key} takes {shown}, not {_plain(value)}."
+    return None
+
+
+def counted_unit(declared: str) -> str | None:
+    """The unit of a field that may be written as a length, `steps` or `tokens`; None for all other types."""
+    found = re.fullmatch(r"(?:list\[)?(Steps|Tokens)\]?(?: \| None)?", declared)
+    return found[1].lower() if found else None
+
+
+def _judge_count(value: Any, declared: str, text: str) -> str | None:
+    if value is None and declared.endswith(" | None"):
+        return None
+    unit = str(counted_unit(declared))
+    listed = value if isinstance(value, list) and declared.startswith("list[") else [value]
+    try:
+        for one in listed:
+            parse_count(one, unit=unit, key=text.partition("=")[0].lstrip("+"))
+    except ConfigError as error:
+        return error.problems[0]
     return None
 
 

@@ -17,7 +17,7 @@ from pretrain.config.probe import ProbeConfig
 from pretrain.config.schedule import ScheduleConfig
 from pretrain.config.tokenizer import TokenizerConfig
 from pretrain.config.track import TrackConfig
-from pretrain.units import Duration
+from pretrain.units import Duration, Steps, Tokens
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,10 +42,10 @@ class BatchStage:
 
 @dataclass(kw_only=True, slots=True)
 class TrainSection:
-    steps: int | None = None
+    steps: Steps | None = None
     """Optimizer steps of the whole run. Exactly one of steps and tokens is given."""
-    tokens: int | None = None
-    """Tokens of the whole run, rounded up to whole steps."""
+    tokens: Tokens | None = None
+    """Tokens of the whole run, rounded up to whole steps; may be written as `10B`."""
     accept_new_length: bool = False
     """Lets a run that is resumed go on with another number of steps. The learning rate may jump: see
     `pretrain.length`. Give it at the start that changes the length; it is not kept."""

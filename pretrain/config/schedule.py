@@ -64,7 +64,7 @@ def parse_decay_length(text: str) -> Duration | float:
     """
     if not text.strip().endswith("%"):
         try:
-            return Duration.parse(text, key="schedule.decay_length")
+            return Duration.parse(text, key="schedule.decay_length", unit=None)
         except ConfigError as error:
             raise ConfigError(f"{error.problems[0]} Or write a share of the run: '20%'.") from None
     try:

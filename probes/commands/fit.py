@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import count_of
 from pretrain.errors import ProbeError
 from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
 
@@ -50,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser)
     parser.add_argument("--law", choices=_LAWS, default="auto", help="which form; chosen by the table unless told")
     parser.add_argument("--link", choices=_LINKS, default="sigmoid", help="from a task's loss to its score; sigmoid")
-    parser.add_argument("--parameters", type=float, metavar="N", help="predict for this size")
-    parser.add_argument("--tokens", type=float, metavar="D", help="predict for this length; a run's planned end")
+    parser.add_argument("--parameters", type=count_of("parameters"), metavar="N", help="predict for this size")
+    parser.add_argument(
+        "--tokens", type=count_of("tokens"), metavar="D", help="predict for this length; a run's planned end"
+    )
     parser.add_argument(
         "--references", nargs="+", action="extend", metavar="NAME", help="fit these runs only; * stands for anything"
     )

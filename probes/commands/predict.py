@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import count_of
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
 from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="runs to learn from, instead of smaller siblings",
     )
-    parser.add_argument("--at-tokens", type=float, metavar="N", help="predict there; at the planned end otherwise")
+    parser.add_argument(
+        "--at-tokens", type=count_of("tokens"), metavar="N", help="predict there; at the planned end otherwise"
+    )
     parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
     parser.add_argument("--metric", action="append", metavar="NAME", help="only these metrics")
     parser.add_argument(

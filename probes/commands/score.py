@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.durable import replace_file
 from pretrain.errors import ConfigError, ProbeError
 from pretrain.places import names_besides, what_is
+from pretrain.units import parse_count
 from probes.commands.arguments import parse_keys
 
 if TYPE_CHECKING:
@@ -216,11 +217,7 @@ def _check_out(folder: Path) -> None:
 
 
 def _step(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isdigit():
-        raise ConfigError(f"step={text} is not a whole number. Give a step that was saved.")
-    return int(text)
+    return None if text is None else parse_count(text, unit="steps", key="step")
 
 
 def _say(message: str) -> None:

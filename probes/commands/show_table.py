@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.arguments import written_path
+from pretrain.arguments import count_of, written_path
 from pretrain.durable import replace_file
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
@@ -48,7 +48,10 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _ROWS_
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     parser.add_argument(
-        "--tokens-per-step", type=float, metavar="N", help="tokens of a step, where records name steps only"
+        "--tokens-per-step",
+        type=count_of("tokens"),
+        metavar="N",
+        help="tokens of a step, where records name steps only",
     )
     parser.add_argument(
         "--runs",

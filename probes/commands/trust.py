@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pretrain.arguments import count_of
 from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_table_arguments(parser)
     parser.add_argument("--run", dest="only", action="append", metavar="NAME", help="only this run")
-    parser.add_argument("--at-tokens", type=float, metavar="N", help="judge runs as when they had seen so many tokens")
     parser.add_argument(
-        "--since-step", type=int, metavar="N", help="leave out earlier checkpoints; the first 512 steps"
+        "--at-tokens", type=count_of("tokens"), metavar="N", help="judge runs as when they had seen so many tokens"
+    )
+    parser.add_argument(
+        "--since-step", type=count_of("steps"), metavar="N", help="leave out earlier checkpoints; the first 512 steps"
     )
     parser.add_argument("--watch", type=int, default=6, metavar="N", help="recommend at most so many tasks; 6")
     parser.add_argument("--all", action="store_true", help="show every part of large benchmarks")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pretrain.arguments import count_of
+
 HELP = "print what one step was trained on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of the run")
-    parser.add_argument("--step", type=int, required=True, help="optimizer step, from 1")
+    parser.add_argument("--step", type=count_of("steps"), required=True, help="optimizer step, from 1")
     parser.add_argument("--rank", type=int, help="what this process read; default: the whole batch")
     parser.add_argument("--characters", type=int, default=200, help="characters of each sample that are shown")
 

@@ -23,8 +23,8 @@ CASES = [
     ("model=dmeo", "Did you mean demo? Options: amber_160m, amber_7b, demo, k2_65b, nano, nano_13b, nano_3b, "),
     ("track=[consol,jsonl]", "Did you mean console"),
     ("experiment=", "Options: amber_160m_h200, amber_7b, amber_7b_fineline, "),
-    ("train.steps=many", "train.steps takes int or null, not many"),
-    ("train.steps=1.5", "train.steps takes int or null, not 1.5"),
+    ("train.steps=many", "train.steps='many' is not a number of steps. Write a number and a unit"),
+    ("train.steps=1.5", "train.steps=1.5 is not a whole number of steps"),
     ("model.hidden_size=null", "model.hidden_size takes int, not null"),
     ("parallel.sequence=5", "takes true or false, not 5"),
     ("train=3", "train is a section"),
@@ -37,7 +37,8 @@ CASES = [
     ("data.sources.web.wieght=1", "Did you mean weight"),
     ("data.sources.web.paths=a.jsonl,b.jsonl", "a list is 'data.sources.web.paths=[a.jsonl,b.jsonl]'"),
     ("run.name=a,b", "one value with commas is 'run.name=\"a,b\"'"),
-    ("checkpoint.early=soon", "early takes list[int]"),
+    ("checkpoint.early=soon", "checkpoint.early='soon' is not a number of steps"),
+    ("checkpoint.start_step=null", "checkpoint.start_step=None is not a number of steps"),
 ]
 
 

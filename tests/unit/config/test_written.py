@@ -1,4 +1,4 @@
-"""What a configuration's author may write in several ways: paths."""
+"""What a configuration's author may write in several ways: paths and lengths."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from pretrain.arguments import CommandParser
 from pretrain.config.load import compose, from_plain, search_folders, to_plain
 from pretrain.config.overrides import schema_fields, takes_list
-from pretrain.config.written import PATHS
+from pretrain.config.written import DURATIONS, PATHS
 from pretrain.data.commands.inputs import config_of
 from pretrain.errors import ConfigError
 from pretrain.locate import expand_path
 from probes.beside import KEYS
+from probes.commands import trust
 from probes.commands.arguments import parse_keys
 
 
@@ -86,3 +87,79 @@ def test_addresses_and_plain_names_stay_as_they_are() -> None:
     for text in ("s3://bucket/a~b", "bundled:web", "a/b c", "published:pythia", "./~file"):
         assert expand_path(text) == text
     assert expand_path("s3://bucket$SCRATCH") == "s3://bucket/scratch/me"
+
+
+@pytest.mark.parametrize("written", ["2000000000", "2e9", "2B", "'2B tokens'", "2_000_000_000"])
+def test_counts_of_tokens_are_written_like_lengths(written: str) -> None:
+    config = compose(
+        [
+            "experiment=demo",
+            "train.steps=null",
+            f"train.tokens={written}",
+            f"data.validation_tokens={written}",
+            f"data.sources.web.tokens={written}",
+            f"data.sources.web.expected_tokens={written}",
+        ]
+    )
+    source = config.data.sources["web"]
+    for value in (config.train.tokens, config.data.validation_tokens, source.tokens, source.expected_tokens):
+        assert type(value) is int and value == 2_000_000_000
+    assert compose(["experiment=demo", "train.steps=null", "train.tokens=2000000000"]).total_steps == config.total_steps
+
+
+def test_counts_of_steps_are_written_like_lengths() -> None:
+    config = compose(["train.steps=10k", "checkpoint.start_step=1e3", "checkpoint.early=[0,1k,'2 steps',3e3]"])
+    assert (config.train.steps, config.checkpoint.start_step, config.checkpoint.early) == (
+        10_000,
+        1000,
+        [0, 1000, 2, 3000],
+    )
+
+
+def test_a_file_may_write_lengths_too(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ntrain: {steps: null, tokens: 10B tokens}\nschedule: {warmup: 2000}\n"
+    text += "checkpoint: {every: 1e3}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    config = compose(["experiment=mine"], config_dir=tmp_path)
+    assert config.train.tokens == 10_000_000_000
+    assert (config.schedule.warmup, config.checkpoint.every) == ("2000 steps", "1000 steps")
+
+
+@pytest.mark.parametrize("key", DURATIONS)
+def test_a_duration_without_its_unit_counts_steps_and_is_recorded_with_it(key: str) -> None:
+    def value(written: str) -> object:
+        section = compose([f"{key}={written}"])
+        for part in key.split("."):
+            section = getattr(section, part)
+        return section
+
+    assert [value(written) for written in ("20", "2e1", "0.02k")] == ["20 steps"] * 3
+    assert value("'2B tokens'") == "2B tokens"  # as it was written: checkpoints know a run by it
+
+
+def test_a_stage_of_the_ramp_may_end_at_a_number_of_steps() -> None:
+    config = compose(["experiment=demo", "train.batch_ramp={until: 9, global_batch_size: 4}"])
+    assert config.train.batch_ramp[0].until == "9 steps"
+    assert config.batch_sizes.samples(9) == 36
+
+
+def test_what_is_no_length_is_named_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ntrain: {steps: 10 tokens}\ncheckpoint: {early: [0, soon]}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        compose(["experiment=mine"], config_dir=tmp_path)
+    first, second = refused.value.problems
+    assert first == "train.steps='10 tokens' counts tokens, where steps are counted. Give steps."
+    assert second.startswith("checkpoint.early[1]='soon' is not a number of steps")
+
+
+def test_options_of_commands_take_the_same_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser("command", description="")
+    trust.add_arguments(parser)
+    for written in ("70B", "7e10", "70B tokens", "70_000_000_000"):
+        assert parser.read(["runs/mine", "--at-tokens", written]).at_tokens == 70_000_000_000
+    with pytest.raises(SystemExit):
+        parser.read(["runs/mine", "--at-tokens", "soon"])
+    assert "argument --at-tokens: 'soon' is not a number of tokens. Write a number" in capsys.readouterr().err
