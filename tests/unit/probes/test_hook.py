@@ -289,7 +289,7 @@ def test_a_rank_that_cannot_read_the_plan_stops_every_rank(
 ):
     told: list[Any] = []
     make_hook(two_tasks, tokenizer).on_start(make_run(tmp_path, task_folder, told=told))
-    with pytest.raises(ProbeError, match="cannot be read"):
+    with pytest.raises(ProbeError, match="is not a compiled suite: it does not exist"):
         make_hook(two_tasks, tokenizer).on_start(make_run(tmp_path / "elsewhere", task_folder, rank=1, told=told))
     run = make_run(tmp_path, task_folder, told=told)
     run.job.others = 2
