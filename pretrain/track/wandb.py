@@ -131,7 +131,7 @@ def _mode() -> str:
 def _run_id(folder: Path) -> str:
     """The id of the run, made at its first start."""
     path = folder / "run_id"
-    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+    if path.exists() and (known := path.read_text(encoding="utf-8").strip("\0\n ")):  # zeros: a crash left them
         return known
     fresh = secrets.token_hex(4)
     replace_file(path, fresh + "\n")

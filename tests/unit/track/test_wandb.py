@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.track.wandb import _run_id
 from tests.support.wandb_file import history, records
 
 REPOSITORY = Path(__file__).parents[3]
@@ -94,3 +95,10 @@ def test_scores_have_the_tokens_of_their_checkpoint_as_x_axis(segments: list[Pat
 def test_tokens_are_the_x_axis_of_every_chart(segments: list[Path]) -> None:
     metrics = [r.metric for r in records(segments[0]) if r.WhichOneof("record_type") == "metric"]
     assert any("*" in (metric.glob_name or metric.name) and metric.step_metric == "tokens" for metric in metrics)
+
+
+@pytest.mark.parametrize("left", ["", "\0" * 9])
+def test_an_id_that_a_crash_emptied_is_made_anew_and_then_kept(left: str, tmp_path: Path) -> None:
+    (tmp_path / "run_id").write_text(left)
+    made = _run_id(tmp_path)
+    assert len(made) == 8 and made == _run_id(tmp_path)
