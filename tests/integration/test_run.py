@@ -77,6 +77,18 @@ def test_the_same_command_again_changes_nothing(whole: Path, folder: Path) -> No
     assert {name: (whole / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
+def test_the_same_command_restores_a_configuration_that_a_crash_emptied(whole: Path, folder: Path) -> None:
+    before = (whole / "config.yaml").read_bytes()
+    (whole / "config.yaml").write_bytes(b"")
+    log = folder / "restored.log"
+    assert runs.finish(runs.overrides(folder, "whole", "checkpoint.export=all"), log=log) == 0, log.read_text()[-5000:]
+    assert (whole / "config.yaml").read_bytes() == before
+    (event,) = [event for event in runs.events(whole) if event["kind"] == "config_restored"]
+    assert "config.yaml is empty (0 bytes)" in event["warning"] and event["warning"] in log.read_text()
+    assert "Settings that may change" not in event["warning"], "the checkpoint was made by exactly this configuration"
+
+
 def test_a_changed_length_is_refused_before_anything_is_written(whole: Path, folder: Path) -> None:
     def files() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
