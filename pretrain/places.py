@@ -17,7 +17,7 @@ _NAMED = 3
 
 _RUN_FILES = {
     *(CONFIG_NAME, "order.json", "tokenizer.model", "metrics.jsonl", "probes.jsonl", "events.jsonl", "watch.jsonl"),
-    *("report.html", "deepspeed.json", CHECKPOINTS, EXPORTS, "items", "plans", "probes.partial"),
+    *("missing.jsonl", "report.html", "deepspeed.json", CHECKPOINTS, EXPORTS, "items", "plans", "probes.partial"),
     *("wandb", "tensorboard"),
 }
 _LOG_ENDINGS = (".log", ".out", ".err")

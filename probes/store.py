@@ -112,23 +112,12 @@ class ProbeStore:
         """
         with _explained(self.path), exclusive(self._lock):
             self.refresh()
+            # Values first: what is missing counts for the completeness of a step, whose values must not be lost by it.
+            self._append_values(measurements)
             rows: list[Measurement | MissingMeasurement] = [*measurements, *missing]
             places = {(row.step, row.suite, row.plan_hash) for row in rows}
             others = [row for row in self.missing if (row.step, row.suite, row.plan_hash) not in places]
             self._write_missing([*others, *missing])
-            self._seen = None  # until it is on disk
-            replaces = any(_key(row) in self._rows for row in measurements)
-            for row in measurements:
-                self._rows.pop(_key(row), None)
-                self._rows[_key(row)] = row
-            if replaces or _is_torn(self.path):
-                self._rewrite()
-                return
-            with self.path.open("ab") as file:
-                file.write(_lines(measurements))
-                file.flush()
-                os.fsync(file.fileno())
-            self._seen = _state_of(self.path)
 
     def complete_steps(self, plan: Plan, *, written: bool = False) -> set[int]:
         """Steps that need not be scored again: each task that the plan puts to the model has a row under its hash.
@@ -190,6 +179,21 @@ class ProbeStore:
             with replacing(path) as temporary:
                 pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
         return path
+
+    def _append_values(self, measurements: Sequence[Measurement]) -> None:
+        self._seen = None  # until it is on disk
+        replaces = any(_key(row) in self._rows for row in measurements)
+        for row in measurements:
+            self._rows.pop(_key(row), None)
+            self._rows[_key(row)] = row
+        if replaces or _is_torn(self.path):
+            self._rewrite()
+            return
+        with self.path.open("ab") as file:
+            file.write(_lines(measurements))
+            file.flush()
+            os.fsync(file.fileno())
+        self._seen = _state_of(self.path)
 
     def _rewrite(self) -> None:
         replace_file(self.path, _lines(self._rows.values()))

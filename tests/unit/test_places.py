@@ -23,7 +23,7 @@ from pretrain.places import _RUN_FILES, names_besides, what_is
 from pretrain.track.jsonl import EVENTS_FILE, METRICS_FILE
 from probes.journal import JOURNAL_FILE
 from probes.partial import PARTIAL_FOLDER
-from probes.store import ITEMS_FOLDER, PROBES_FILE
+from probes.store import ITEMS_FOLDER, MISSING_FILE, PROBES_FILE
 from probes.tier import PLANS_FOLDER
 from tests.unit.checkpoint.ranks import save_random
 
@@ -58,7 +58,16 @@ def test_every_kind_is_named(tmp_path: Path) -> None:
 
 
 def test_all_that_a_run_writes_is_known() -> None:
-    files = {CONFIG_NAME, ORDER_NAME, TOKENIZER_NAME, METRICS_FILE, EVENTS_FILE, PROBES_FILE, JOURNAL_FILE}
+    files = {
+        CONFIG_NAME,
+        ORDER_NAME,
+        TOKENIZER_NAME,
+        METRICS_FILE,
+        EVENTS_FILE,
+        PROBES_FILE,
+        MISSING_FILE,
+        JOURNAL_FILE,
+    }
     assert files | {CHECKPOINTS, EXPORTS, ITEMS_FOLDER, PLANS_FOLDER, PARTIAL_FOLDER} < _RUN_FILES
 
 

@@ -9,7 +9,7 @@ from pretrain.data.tokenizer import Tokenizer
 from pretrain.errors import ProbeError
 from probes.harness import load_harness
 from probes.plan import Plan, PlanSettings, compile_plan
-from probes.record import Measurement
+from probes.record import Measurement, MissingMeasurement
 from probes.score import Answers
 from probes.store import ProbeStore, load_measurements
 from probes.suite import Suite, TaskSpec
@@ -100,6 +100,16 @@ def test_a_step_is_complete_when_all_tasks_of_the_plan_are_there_whatever_their_
     store.append([row(4, task=t, domain=d, plan_hash=plan.plan_hash) for t, d in parts[:2]])
     store.append([row(5, task=t, domain=d, plan_hash=plan.plan_hash, num_fewshot=5) for t, d in parts])
     assert store.complete_steps(plan) == {1, 4}
+
+
+def test_a_kill_between_values_and_what_is_missing_loses_no_value(tmp_path: Path):
+    missing = MissingMeasurement(
+        step=1, suite="s", plan_hash="p", task="t", domain="d", num_fewshot=0, metric="perplexity", reason="overflow"
+    )
+    (tmp_path / "missing.jsonl").mkdir()  # what is missing cannot be written, as if the process ended before it
+    with pytest.raises(ProbeError):
+        ProbeStore(tmp_path).append([row(1)], [missing])
+    assert load_measurements(tmp_path / "probes.jsonl") == [row(1)]
 
 
 def test_answers_to_every_request_are_kept_in_parquet(tmp_path: Path, plan: Plan):
