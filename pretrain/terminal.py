@@ -40,7 +40,8 @@ def accept_every_character() -> None:
     r"""Lets standard output and standard error replace what they cannot show, instead of ending the program.
 
     Characters of our own texts are spelt in ASCII ("..." for "…"). Every other character, such as those in the names
-    of a user's files, is written as its code (`\xe9`), so that two different names never look the same.
+    of a user's files, is written as its code (`\xe9`), so that two different names never look the same. Bytes that the
+    user typed and the locale could not read are shown as they were typed.
     """
     codecs.register_error(_HANDLER, _spell)
     for stream in (sys.stdout, sys.stderr):
@@ -48,9 +49,16 @@ def accept_every_character() -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
-def _spell(error: UnicodeError) -> tuple[str, int]:
+def _spell(error: UnicodeError) -> tuple[bytes, int]:
     """A handler of encoding errors, as `codecs.register_error` takes it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
+    as_given = not error.encoding.lower().startswith("utf")
     characters = error.object[error.start : error.end]
-    return "".join(_ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters), error.end
+    return b"".join(_bytes_of(one, as_given=as_given) for one in characters), error.end
+
+
+def _bytes_of(character: str, *, as_given: bool) -> bytes:
+    if as_given and "\udc80" <= character <= "\udcff":  # a byte of the command line that the locale could not decode
+        return character.encode("ascii", "surrogateescape")
+    return _ASCII.get(character, character).encode("ascii", "backslashreplace")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,9 @@ def _search_path(folders: Sequence[Path]) -> list[str]:
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 
+_NO_LIST = re.compile(r"Invalid value assigned: \S+ is not a ListConfig, list or tuple\.")
+
+
 def _explain(error: Exception) -> str:
     """Hydra's message without its search paths, with OmegaConf's reason and the nearest key."""
     text = str(error).split("Config search path:")[0].strip()
@@ -105,7 +109,7 @@ def _explain(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
     kept = [line for line in lines if not line.startswith(("full_key:", "reference_type", "object_type", "To append"))]
-    message = " ".join(kept)
+    message = _NO_LIST.sub("The value must be a list; write one value as [VALUE].", " ".join(kept))
     if key:
         message += f" (at {key}).{did_you_mean(key, schema_fields()) if key not in schema_fields() else ''}"
     return message

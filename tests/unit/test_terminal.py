@@ -92,6 +92,10 @@ def test_our_own_characters_are_spelt_and_those_of_names_are_written_as_codes(mo
         accept_every_character()
         print("2 × 3 … données")
     assert written() == b"2 x 3 ... donn\\xe9es\n"
+    with terminal(monkeypatch, "ascii") as written:
+        accept_every_character()
+        print("données … données".encode().decode("ascii", "surrogateescape"))  # typed where the locale is C
+    assert written() == "données … données\n".encode()
     with terminal(monkeypatch, "latin-1") as written:
         accept_every_character()
         print("2 × 3 … données")

@@ -163,3 +163,11 @@ def test_options_of_commands_take_the_same_lengths(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         parser.read(["runs/mine", "--at-tokens", "soon"])
     assert "argument --at-tokens: 'soon' is not a number of tokens. Write a number" in capsys.readouterr().err
+
+
+def test_one_value_in_a_file_where_a_list_belongs_is_refused_with_the_list(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndata: {token_chunks: /one/file}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"write one value as \[VALUE\]\. \(at data\.token_chunks\)"):
+        compose(["experiment=mine"], config_dir=tmp_path)
