@@ -182,8 +182,8 @@ def _say_kept(examiner: Examiner, num_fewshot: int) -> None:
     kept = [task.name for task in examiner.plan.tasks if task.num_fewshot != num_fewshot]
     if kept:
         print(
-            f"num_fewshot={num_fewshot} does not hold for {', '.join(kept)}: they fix 0 examples or have no prompt, as "
-            f"in lm-eval."
+            f"num_fewshot={num_fewshot} does not hold for tasks that fix 0 examples or have no prompt, as in lm-eval: "
+            f"{', '.join(kept)}."
         )
 
 
