@@ -271,8 +271,7 @@ def _start_from(parts: _Parts, state: RunState) -> str | None:
     if parts.config.checkpoint.start_from is None:
         return None
     named = Path(parts.config.checkpoint.start_from)
-    is_ours = bool(list_checkpoints(checkpoints_of(named)))  # a run, or its folder of checkpoints
-    folder = parts.job.once(lambda: find_checkpoint(named, say=_say)) if is_ours else named
+    folder = parts.job.once(lambda: _weights_in(named))
     source = CheckpointReader(folder) if (folder / MANIFEST_NAME).exists() else HuggingFaceSource(folder, parts.spec)
     parts.engine.sharded_state().start_from(source)
     sizes, state.step = parts.config.batch_sizes, parts.config.checkpoint.start_step
@@ -285,6 +284,11 @@ def _start_from(parts: _Parts, state: RunState) -> str | None:
         fingerprint=meta.tokenizer_fingerprint if meta else None,
     )
     return None if doubt is None else f"checkpoint.start_from: {doubt} Set tokenizer.path to the model's own."
+
+
+def _weights_in(path: Path) -> Path:
+    """The newest checkpoint of a run or of a folder of checkpoints; any other path is the weights themselves."""
+    return find_checkpoint(path, say=_say) if list_checkpoints(checkpoints_of(path)) else path
 
 
 def _run_info(parts: _Parts, resume_step: int) -> RunInfo:

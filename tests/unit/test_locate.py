@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pretrain.checkpoint.__main__ import main as checkpoint
+from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.config.load import compose, to_yaml
+from pretrain.config.run import RunConfig
 from pretrain.locate import checkpoints_of, run_of
+from pretrain.state import RunState
+from pretrain.train import _start_from
 from probes.commands.report import run_directory
 from probes.dynamics.load import load_curves
 from probes.target import find_target
@@ -70,3 +75,19 @@ def test_what_is_scored_may_be_named_by_either(run: Path, name: str) -> None:
 def test_a_release_takes_the_checkpoints_for_the_run(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert checkpoint(["release", str(run / name), "--steps", "1,2", "--dry-run"]) == 0
     assert "would be made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_starts_with_the_newest_weights_of_another(run: Path, name: str) -> None:
+    """Which weights `checkpoint.start_from` hands to the engine."""
+    handed: list[CheckpointReader] = []
+    config = RunConfig()
+    config.checkpoint.start_from = str(run / name)
+    parts = SimpleNamespace(
+        config=config,
+        engine=SimpleNamespace(sharded_state=lambda: SimpleNamespace(start_from=handed.append)),
+        job=SimpleNamespace(once=lambda work: work()),
+        data=SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=1, fingerprint="another", name="t.model")),
+    )
+    _start_from(parts, RunState(seed=0))
+    assert [reader.manifest.step for reader in handed] == [2]
