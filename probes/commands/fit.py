@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.arguments import count_of
 from pretrain.errors import ProbeError
-from probes.commands.show_table import add_table_arguments, print_table, table_of, write_rows
+from probes.commands.show_table import add_table_arguments, print_table, series_name, table_of, write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,14 +171,14 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     if good:
         print_table([{**row, "fit": _parameters(row)} for row in good], columns=columns)
     for reason in dict.fromkeys(row["refused"] for row in rows if row["refused"]):
-        names = [_name(row) for row in rows if row["refused"] == reason]
+        names = [_name(row, rows) for row in rows if row["refused"] == reason]
         shown = ", ".join(names[:_SHOWN_REFUSALS]) + (", …" if len(names) > _SHOWN_REFUSALS else "")
         print(f"refused, {len(names)}: {reason} {shown}")
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     of_run = f" of {row['run']}" if row.get("run") else ""
-    return f"{row['task']} ({row['metric']}){of_run}"
+    return f"{series_name(row, rows)}{of_run}"
 
 
 def _parameters(row: Mapping[str, Any]) -> str:

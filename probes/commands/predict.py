@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.arguments import count_of
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
-from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
+from probes.commands.show_table import add_table_arguments, print_table, series_name, share, table_of, write_rows
 
 if TYPE_CHECKING:
     from probes.dynamics.table import CurveTable, Series
@@ -82,7 +82,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     for method in dict.fromkeys(row["method"] for row in predicted):
         print(f"from {method}")
     for run, reason in dict.fromkeys((row["run"], row["refused"]) for row in rows if row["refused"]):
-        names = [f"{row['task']} ({row['metric']})" for row in rows if (row["run"], row["refused"]) == (run, reason)]
+        names = [series_name(row, rows) for row in rows if (row["run"], row["refused"]) == (run, reason)]
         shown = ", ".join(dict.fromkeys(names[:_SHOWN_REFUSALS])) + (", …" if len(names) > _SHOWN_REFUSALS else "")
         print(f"refused, {run}, {len(names)} series: {reason} {shown}")
 

@@ -86,6 +86,18 @@ def table_of(options: argparse.Namespace) -> CurveTable:
     )
 
 
+def series_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`task (metric)`, with the number of examples where the rows have the series at several numbers.
+
+    Args:
+        row: with `task`, `metric` and `shots`, which is None where it is not known.
+        rows: all that are shown.
+    """
+    same = [other for other in rows if (other["task"], other["metric"]) == (row["task"], row["metric"])]
+    shots = f", {row.get('shots')}-shot" if len({other.get("shots") for other in same}) > 1 else ""
+    return f"{row['task']} ({row['metric']}{shots})"
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] | None = None) -> None:
     """Prints rows as `render_table` gives them."""
     print(render_table(rows, columns=columns))

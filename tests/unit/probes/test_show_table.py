@@ -9,7 +9,15 @@ import pyarrow.parquet
 import pytest
 
 from pretrain.errors import ProbeError
-from probes.commands.show_table import add_table_arguments, print_table, render_table, share, table_of, write_rows
+from probes.commands.show_table import (
+    add_table_arguments,
+    print_table,
+    render_table,
+    series_name,
+    share,
+    table_of,
+    write_rows,
+)
 
 ROWS = [
     {"run": "pythia-1.4b", "tokens": 299_892_736_000.0, "value": 0.61614, "sure": True, "why": None},
@@ -99,3 +107,9 @@ def test_arguments_name_a_table(tmp_path: Path) -> None:
 def test_a_share_is_above_0_and_below_1(text):
     with pytest.raises(argparse.ArgumentTypeError, match="not a share above 0 and below 1"):
         share(text)
+
+
+def test_a_series_is_named_with_its_examples_where_it_is_there_at_several_numbers() -> None:
+    rows = [{"task": "a", "metric": "acc", "shots": 0}, {"task": "a", "metric": "acc", "shots": 5}]
+    rows.append({"task": "b", "metric": "acc", "shots": 5})
+    assert [series_name(row, rows) for row in rows] == ["a (acc, 0-shot)", "a (acc, 5-shot)", "b (acc)"]
