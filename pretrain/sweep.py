@@ -130,11 +130,12 @@ def run(
         ConfigError: started by torchrun, or a job cannot run.
     """
     variables = os.environ if environment is None else environment
-    if int(variables.get("WORLD_SIZE", "1")) > 1:
+    world_size = variables.get("WORLD_SIZE", "").strip()
+    if world_size not in ("", "1"):
         raise ConfigError(
-            f"-m was started by torchrun (WORLD_SIZE={variables['WORLD_SIZE']}): every process would run the whole "
-            f"sweep. Start it as one process, `python -m pretrain -m …`; it starts each job with "
-            f"cluster.processes_per_node processes."
+            f"-m was started by a launcher (WORLD_SIZE={world_size} in the environment): every process would run the "
+            f"whole sweep. Start it as one process without that variable, `python -m pretrain -m …`; it starts each job "
+            f"with cluster.processes_per_node processes."
         )
     jobs = plan(overrides, config_dir=config_dir)
     failed = []

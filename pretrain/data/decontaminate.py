@@ -249,6 +249,10 @@ def _check_copies(files: Sequence[InputFile], folder: Path) -> None:
         own = () if is_remote(file.path) else (Path(file.path).resolve().parent, Path(file.path).parent.resolve())
         if folder.resolve() in own:
             raise DataError(f"--out={folder} is the folder of {file.path}, which would be replaced. Give another one.")
+        if (folder / file.name).exists():
+            raise DataError(
+                f"--out={folder} holds {file.name} already, which would be replaced. Give a folder that does not exist."
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -56,9 +56,10 @@ def test_all_jobs_are_judged_before_the_first_starts(monkeypatch: pytest.MonkeyP
         sweep.run(["experiment=demo", "cluster.nodes=2"], environment={})
 
 
-def test_a_sweep_inside_torchrun_is_refused_with_the_reason() -> None:
-    with pytest.raises(ConfigError, match="every process would run the whole sweep"):
-        sweep.run(["experiment=demo"], environment={"WORLD_SIZE": "2"})
+@pytest.mark.parametrize("world_size", ["2", "abc"])
+def test_a_sweep_inside_torchrun_is_refused_with_the_reason(world_size: str) -> None:
+    with pytest.raises(ConfigError, match=f"WORLD_SIZE={world_size} .*every process would run the whole sweep"):
+        sweep.run(["experiment=demo"], environment={"WORLD_SIZE": world_size})
 
 
 @pytest.mark.parametrize(("codes", "expected", "started"), [([0, 0], 0, 2), ([1, 0], 1, 2), ([75, 0], 75, 1)])

@@ -189,6 +189,9 @@ def test_what_cannot_be_dropped_from_or_compared_with_is_refused(
     planted: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, items = f"{planted['folder']}/*.jsonl", str(planted["items"])
+    mine = tmp_path / "mine" / "a.jsonl"
+    mine.parent.mkdir()
+    mine.write_text("mine")
     for arguments, code, reason in (
         ([corpus], 2, "Give --suite, --tasks or --items"),
         ([corpus, "--items", items, "--drop"], 2, "--drop needs --out"),
@@ -196,9 +199,11 @@ def test_what_cannot_be_dropped_from_or_compared_with_is_refused(
         ([corpus, "--items", items, "--drop", "--out", str(planted["folder"])], 1, "is the folder of"),
         ([corpus, "--items", str(tmp_path / "none.jsonl")], 1, "--items lists"),
         ([corpus, "--suite", "none"], 1, "none"),
+        ([corpus, "--items", items, "--drop", "--out", str(mine.parent)], 1, "holds a.jsonl already"),
     ):
         assert main(["decontaminate", *arguments]) == code, arguments
         assert reason in capsys.readouterr().err
+    assert mine.read_text() == "mine"
     (tmp_path / "list.jsonl").write_text('{"question": "a"}\n[1]\n')
     with pytest.raises(DataError, match=r"list\.jsonl, line 2: a JSON list, not an object"):
         read_items(tmp_path / "list.jsonl")
