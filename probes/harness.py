@@ -238,8 +238,6 @@ def restore_harness(
     Raises:
         ProbeError: a task that is unknown, has changed, or cannot be restored.
     """
-    from lm_eval.api.instance import Instance
-
     _stay_offline()
     suite = Suite(stored.name, stored.specs)
     kept: dict[str, list[StoredTask]] = {}
@@ -273,26 +271,32 @@ def restore_harness(
             f"The scores of {', '.join(changed) or 'groups'} in suite {stored.name} are made in another way than when "
             f"the plan was compiled; compile the plan again."
         )
-    for harness_task, record in zip(tasks, stored.tasks, strict=True):
-        task = harness_task.task
-        if not getattr(task, "is_restored", False):
-            raise ProbeError(
-                f"Task {record.name} reads its data by code of its own, so that a plan cannot restore it. Run without "
-                f"probe.plan where the data are, or remove the task from the suite."
-            )
-        task.set_config(key="num_fewshot", value=record.num_fewshot)
-        task._instances = [
-            Instance(
-                request_type=kind,
-                doc=record.documents[item],
-                arguments=(),
-                idx=number,
-                metadata=(record.name, item, repeats),
-            )
-            for item, number, kind, repeats in record.instances
-        ]
-        remember_templates(task)
+    for task, record in zip(tasks, stored.tasks, strict=True):
+        _restore_requests(task.task, record)
     return Harness(suite, tasks, groups, limit=stored.limit)
+
+
+def _restore_requests(task: Any, record: StoredTask) -> None:
+    """lm-eval's requests of a task as they were, without their prompts."""
+    from lm_eval.api.instance import Instance
+
+    if not getattr(task, "is_restored", False):
+        raise ProbeError(
+            f"Task {record.name} reads its data by code of its own, so that a plan cannot restore it. Run without "
+            f"probe.plan where the data are, or remove the task from the suite."
+        )
+    task.set_config(key="num_fewshot", value=record.num_fewshot)
+    task._instances = [
+        Instance(
+            request_type=kind,
+            doc=record.documents[item],
+            arguments=(),
+            idx=number,
+            metadata=(record.name, item, repeats),
+        )
+        for item, number, kind, repeats in record.instances
+    ]
+    remember_templates(task)
 
 
 def _refuse_twice(suite: Suite, tasks: Sequence[HarnessTask], groups: Sequence[TaskGroup]) -> None:

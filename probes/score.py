@@ -108,19 +108,14 @@ def measure(
         if isinstance(one, MissingMetric):
             lost.append(MissingMeasurement(**named, reason=one.reason))
             return
-        measurements.append(
-            Measurement(
-                **named,
-                run=facts.run,
-                tokens=facts.tokens,
-                flops=facts.flops,
-                value=one.value,
-                stderr=one.stderr,
-                num_items=one.num_items,
-                config_hash=facts.config_hash,
-                seconds=seconds,
-            )  # fmt: skip
-        )
+        of_run: dict[str, Any] = {
+            "run": facts.run,
+            "tokens": facts.tokens,
+            "flops": facts.flops,
+            "config_hash": facts.config_hash,
+        }
+        of_items: dict[str, Any] = {"value": one.value, "stderr": one.stderr, "num_items": one.num_items}
+        measurements.append(Measurement(**named, **of_run, **of_items, seconds=seconds))
 
     for one in found:
         task = plan.tasks[one.task]

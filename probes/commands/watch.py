@@ -141,7 +141,7 @@ def _prepare(directory: Path, target: Target, settings: Settings, job: Job) -> t
         journal.write("probe_plan", step=step, seconds=made[0].seconds, **plan.describe())
         if said := warning(plan):
             journal.write(PROBE_ITEMS, step=step, warning=said, **item_fields(plan))
-            _say(said)
+            _say(f"warning: {said}")
         return made[0].plan.rows, made[0].plan.stored, tokenizer.model
 
     return job.once(prepare), made[0] if made else None

@@ -132,7 +132,13 @@ def test_a_run_and_a_watcher_write_an_event_when_they_take_the_plan(
     monkeypatch.setattr("probes.target.require_add_bos", lambda *_: True)
     monkeypatch.setattr("probes.examiner.Examiner", lambda *_, **__: examiner)
     settings = Settings(suite=str(folder / "suite.yaml"), task_paths=[str(folder)])
-    target: Any = SimpleNamespace(max_length=CONTEXT, facts=SimpleNamespace(step=0))
+    target: Any = SimpleNamespace(
+        path=tmp_path,
+        max_length=CONTEXT,
+        facts=SimpleNamespace(step=0),
+        spec=SimpleNamespace(vocab_size=tokenizer.vocab_size),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )
     monkeypatch.setattr(type(tokenizer), "model", property(lambda self: None), raising=False)
     watch._prepare(tmp_path, target, settings, Job())  # type: ignore[arg-type]
     events = [row for row in Journal(tmp_path).rows() if row["kind"] == "probe_items"]
