@@ -62,7 +62,8 @@ def test_a_configuration_that_cannot_run_ends_with_code_2_before_torch_is_loaded
 
 
 def test_only_rank_0_tells_what_is_wrong_with_a_configuration(tmp_path: Path) -> None:
-    done = run("experiment=dmeo", cwd=tmp_path, WORLD_SIZE="2", RANK="1")
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    done = run("experiment=dmeo", cwd=tmp_path, **launched)
     assert (done.returncode, done.stderr) == (2, "")
 
 
