@@ -56,13 +56,6 @@ class Prediction:
     refused: str | None = None
 
 
-def predict_final(
-    table: CurveTable, run: str, series: Series, *, references: Sequence[str] | None = None, tokens: float | None = None
-) -> Prediction:
-    """One series' score at the end of the run; see `predict_finals`."""
-    return predict_finals(table, run, series=[series], references=references, tokens=tokens)[0]
-
-
 def predict_finals(
     table: CurveTable,
     run: str,

@@ -8,7 +8,6 @@ from probes.dynamics.predict import (
     LEVEL,
     PREDICTED_METRICS,
     Prediction,
-    predict_final,
     predict_finals,
     predictable,
     usable_references,
@@ -36,6 +35,10 @@ RUN, SMALLER, LARGER = RUNS[3], RUNS[:3], RUNS[4]
 SEEN = 0.3 * TOTAL_TOKENS
 FEWER = STEPS[1::2]
 PYTHIA = ("410m", "1b-bf16", "1.4b", "2.8b", "6.9b", "12b")
+
+
+def predict_final(table, run, series, **options):
+    return predict_finals(table, run, series=[series], **options)[0]
 
 
 @pytest.fixture(scope="module")
