@@ -6,7 +6,9 @@ suite. Training's files (`metrics.jsonl`, `events.jsonl`, checkpoints) are read 
 
 Beside inline probing the watcher only makes up for what training left out: a step under the plan that training
 itself measures is waited for until training has gone past it. Measurements are named by step and plan, so even both
-scoring the same step would leave one row of each.
+scoring the same step would leave one row of each. Where training failed to have answers written, they are written here.
+
+A checkpoint that a rank could not score comes again after the others, and is passed over after a few attempts.
 """
 
 from __future__ import annotations
