@@ -134,8 +134,8 @@ def run(
     if world_size not in ("", "1"):
         raise ConfigError(
             f"-m was started by a launcher (WORLD_SIZE={world_size} in the environment): every process would run the "
-            f"whole sweep. Start it as one process without that variable, `python -m pretrain -m …`; it starts each job "
-            f"with cluster.processes_per_node processes."
+            f"whole sweep. Start it as one process without that variable, `python -m pretrain -m …`; it starts each "
+            f"job with cluster.processes_per_node processes."
         )
     jobs = plan(overrides, config_dir=config_dir)
     failed = []
