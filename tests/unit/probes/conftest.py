@@ -12,7 +12,10 @@ import yaml
 
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.tokenizer_training import train_tokenizer
+from probes.beside import Settings
+from probes.examiner import Examiner
 from probes.suite import Suite, TaskSpec
+from tests.unit.probes.watched_run import FakeRun
 
 TEXT = "the cat dog sees a small red house and runs home quickly because rain falls on old grey stones"
 WORDS = TEXT.split()
@@ -178,3 +181,21 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     rnd = random.Random(2)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     return train_tokenizer((sentence(rnd) + "\nQuestion: Answer:" for _ in range(200)), path, vocab_size=340)
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "two.yaml"
+    path.write_text("tasks:\n- {task: t_word, domain: language}\n- {task: t_blank, domain: choice}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def examiner(suite_file: Path, task_folder: Path, tokenizer: Tokenizer) -> Examiner:
+    settings = Settings(suite=str(suite_file), task_paths=[str(task_folder)], tokens_per_row=128)
+    return Examiner(settings, tokenizer, max_length=256, add_bos=False, cache=suite_file.parent / "plans")
+
+
+@pytest.fixture
+def run(tmp_path: Path, examiner: Examiner, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    return FakeRun(tmp_path / "run", examiner, monkeypatch)
