@@ -66,6 +66,7 @@ def _train_tokenizer(path: Path) -> Path:
             model_type="bpe",
             vocab_size=VOCAB,
             byte_fallback=True,
+            normalization_rule_name="identity",  # of others transformers' ids are not always those of training
             minloglevel=2,
         )
     return path
