@@ -36,6 +36,10 @@ MOST_CHECKPOINTS = 24
 _FEWEST_CHECKPOINTS = 8
 _MOST_SCORES = 320
 _NEW_RUN = -1.0
+_MOST_EVALUATIONS = 5_000
+"""Of the residuals in one fit. Flat valleys need hundreds of steps: with SciPy's own limit (500 for five parameters) it
+depended on the processor's rounding whether the minimum was reached."""
+
 _PRIOR_WEIGHT = 2.0
 """Of a parameter one prior deviation off, against a score one noise deviation off."""
 
@@ -302,5 +306,7 @@ def _least_squares(
         return np.concatenate([off, _PRIOR_WEIGHT * (parameters - centre) / deviation])
 
     bounds = (centre - 6.0 * deviation, centre + 6.0 * deviation)
-    found: np.ndarray = optimize.least_squares(weighted, centre, loss="soft_l1", bounds=bounds).x
+    found: np.ndarray = optimize.least_squares(
+        weighted, centre, loss="soft_l1", bounds=bounds, max_nfev=_MOST_EVALUATIONS
+    ).x
     return found

@@ -95,12 +95,12 @@ def test_a_wrong_export_is_refused_and_an_older_one_stays(tmp_path, tokenizer_mo
     model = make_model(spec)
     options, weights = _options(model, tokenizer_model), dict(model.state_dict())
     export_weights(weights.items(), spec, tmp_path / "o", **options)
-    (tmp_path / "o" / "older").write_text("x")
+    (tmp_path / "o" / "README.md").write_text("older")
     with pytest.raises(CheckpointError, match="live model") as refused:
         export_weights(tamper(weights).items(), spec, tmp_path / "o", **options)
     message = str(refused.value)
     assert str(tmp_path / "o") in message and "position" in message and "checkpoint.export_tolerance" in message
-    assert (tmp_path / "o" / "older").exists() and os.listdir(tmp_path) == ["o"]
+    assert (tmp_path / "o" / "README.md").read_text() == "older" and os.listdir(tmp_path) == ["o"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -235,13 +235,14 @@ def test_a_link_to_a_folder_above_is_entered_once(tmp_path: Path) -> None:
 def test_globs_match_what_pythons_own_match_where_there_are_no_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    here = tmp_path / "here"  # not `tmp_path` itself, whose neighbours are other tests' folders and links
     files = ("a.jsonl", "b.txt", "[c].jsonl", "x/a.jsonl", "x/y/a.jsonl", "x/y/z/d.jsonl", ".h.jsonl", "x/.hid/e.jsonl")
-    put(*(tmp_path / name for name in files))
-    monkeypatch.chdir(tmp_path)
+    put(*(here / name for name in files))
+    monkeypatch.chdir(here)
     patterns = (
         "*", "**", "**/*", "*.jsonl", "**/*.jsonl", "x/**", "x/**/a.jsonl", "**/y/*", "*/a.jsonl", "*/*/*.jsonl",
         "?.txt", "[ab].*", "[!a]*", "[[]c].jsonl", ".*", "**/.*", "x/.*/*", "./*.jsonl", "../*/x/*", "a.jsonl", "none",
-        "none/*", "a.jsonl/*", "**/**/d.jsonl", "x/**/**", f"{tmp_path}/*", f"{tmp_path}/**/*.jsonl", "x/*/a*",
+        "none/*", "a.jsonl/*", "**/**/d.jsonl", "x/**/**", f"{here}/*", f"{here}/**/*.jsonl", "x/*/a*",
         "x*/**/z/*",
     )  # fmt: skip
     for pattern in patterns:
