@@ -130,13 +130,6 @@ def test_a_suite_that_is_no_yaml_is_named_by_line(tmp_path: Path) -> None:
         load_suite(tmp_path / "s.yaml")
 
 
-def test_data_that_are_missing_bring_the_advice_to_fetch_them(tmp_path: Path) -> None:
-    definition = {"task": "far", "dataset_path": "org/far", "validation_split": "validation", **ASKED}
-    (tmp_path / "far.yaml").write_text(yaml.safe_dump(definition))
-    with pytest.raises(ProbeError, match="(?s)data set org/far is neither in probe.data_dir nor .*probes prefetch"):
-        load_harness(Suite("s", (TaskSpec(task="far", domain="d"),)), task_paths=[tmp_path], data_dir=tmp_path)
-
-
 def test_a_broken_line_in_the_folder_of_data_sets_is_named(tmp_path: Path) -> None:
     definition = {"task": "far", "dataset_path": "org/far", "validation_split": "validation", **ASKED}
     (tmp_path / "far.yaml").write_text(yaml.safe_dump(definition))
