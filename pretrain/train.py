@@ -273,10 +273,12 @@ def _start_from(parts: _Parts, state: RunState) -> str | None:
     named = Path(parts.config.checkpoint.start_from)
     folder = parts.job.once(lambda: _weights_in(named))
     source = CheckpointReader(folder) if (folder / MANIFEST_NAME).exists() else HuggingFaceSource(folder, parts.spec)
+    meta = source.manifest.meta if isinstance(source, CheckpointReader) else None
+    if meta is not None and (problems := parts.spec.differences(meta.model)):
+        raise ConfigError([f"checkpoint.start_from={named}: {problem}." for problem in problems])
     parts.engine.sharded_state().start_from(source)
     sizes, state.step = parts.config.batch_sizes, parts.config.checkpoint.start_step
     state.tokens, state.samples = sizes.tokens(state.step), sizes.tokens(state.step) // sizes.sequence_length
-    meta = source.manifest.meta if isinstance(source, CheckpointReader) else None
     doubt = tokenizer_doubt(
         folder,
         parts.data.tokenizer,

@@ -103,6 +103,18 @@ class ModelSpec:
         """Plain JSON values, for manifests."""
         return dataclasses.asdict(self)
 
+    def differences(self, trained: ModelSpec) -> list[str]:
+        """In what this model computes otherwise than weights were trained for, as `model.rope_base=10000.0, …`.
+
+        Initial weights and the vocabulary are left out: the one is past, the other is the tokenizer's affair.
+        """
+        apart = ("vocab_size", "padded_vocab_size", "init_std", "head_dim")
+        return [
+            f"model.{name}={value}, but the weights were trained with {getattr(trained, name)}"
+            for name, value in self.to_dict().items()
+            if name not in apart and value != getattr(trained, name)
+        ]
+
     @property
     def qkv_size(self) -> int:
         """Rows of the fused query, key and value projection."""

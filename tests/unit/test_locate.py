@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pretrain.checkpoint.__main__ import main as checkpoint
+from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.reader import CheckpointReader
 from pretrain.config.load import compose, to_yaml
 from pretrain.config.run import RunConfig
@@ -85,6 +86,7 @@ def test_a_run_starts_with_the_newest_weights_of_another(run: Path, name: str) -
     config.checkpoint.start_from = str(run / name)
     parts = SimpleNamespace(
         config=config,
+        spec=Manifest.read(run / "checkpoints/step_00000002").meta.model,
         engine=SimpleNamespace(sharded_state=lambda: SimpleNamespace(start_from=handed.append)),
         job=SimpleNamespace(once=lambda work: work()),
         data=SimpleNamespace(tokenizer=SimpleNamespace(vocab_size=1, fingerprint="another", name="t.model")),

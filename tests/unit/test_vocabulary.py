@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,8 @@ from pretrain.checkpoint.manifest import Manifest
 from pretrain.config.run import RunConfig
 from pretrain.data.tokenizer import Tokenizer
 from pretrain.data.tokenizer_training import train_tokenizer
+from pretrain.errors import ConfigError
+from pretrain.model.spec import ModelSpec
 from pretrain.state import RunState
 from pretrain.train import _start_from
 from pretrain.vocabulary import missing_pieces
@@ -131,14 +134,14 @@ def test_watch_tells_its_journal_too(tokenizers: dict[str, Tokenizer], suite: Se
     )
 
 
-def started_from(path: Path, tokenizer: Tokenizer) -> str | None:
+def started_from(path: Path, tokenizer: Tokenizer, spec: ModelSpec | None = None) -> str | None:
     """What a run that starts from published weights with a tokenizer is told."""
     config = RunConfig()
     config.checkpoint.start_from = str(path)
     engine = SimpleNamespace(sharded_state=lambda: SimpleNamespace(start_from=lambda source: None))
     parts = SimpleNamespace(
         config=config,
-        spec=make_spec(num_query_groups=4),
+        spec=spec or make_spec(num_query_groups=4),
         engine=engine,
         data=SimpleNamespace(tokenizer=tokenizer),
         job=SimpleNamespace(once=lambda work: work()),
@@ -159,7 +162,19 @@ def test_a_run_that_starts_from_a_checkpoint_is_told_of_another_tokenizer(
     tokenizers: dict[str, Tokenizer], tmp_path: Path
 ) -> None:
     path = make_run(tmp_path / "run", Path(tokenizers["own"].name), steps=(25,)) / "checkpoints/step_00000025"
-    fingerprint = Manifest.read(path).meta.tokenizer_fingerprint
-    told = started_from(path, tokenizers["few"])
+    meta = Manifest.read(path).meta
+    fingerprint = meta.tokenizer_fingerprint
+    told = started_from(path, tokenizers["few"], meta.model)
     assert told is not None and "has 300 pieces, the model a vocabulary of 500" in told
     assert f"was trained with tokenizer {fingerprint}, not with {tokenizers['few'].fingerprint}" in told
+
+
+@pytest.mark.parametrize("changed", [{"rope_base": 5e5}, {"norm_epsilon": 1e-5}, {"num_attention_heads": 8}])
+def test_weights_of_a_checkpoint_that_were_trained_for_another_model_are_refused(
+    changed: dict[str, Any], tokenizers: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    path = make_run(tmp_path / "run", Path(tokenizers["own"].name), steps=(25,)) / "checkpoints/step_00000025"
+    spec = dataclasses.replace(Manifest.read(path).meta.model, **changed)
+    ((name, value),) = changed.items()
+    with pytest.raises(ConfigError, match=f"model.{name}={value}, but the weights were trained with"):
+        started_from(path, tokenizers["own"], spec)
