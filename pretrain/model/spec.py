@@ -104,9 +104,13 @@ class ModelSpec:
         return dataclasses.asdict(self)
 
     def differences(self, trained: ModelSpec) -> list[str]:
-        """In what this model computes otherwise than weights were trained for, as `model.rope_base=10000.0, …`.
+        """Lists the fields in which this model differs from the one that the weights were trained for, a phrase each.
 
-        Initial weights and the vocabulary are left out: the one is past, the other is the tokenizer's affair.
+        `init_std` is left out because it only matters before training. The vocabulary is compared with the tokenizer
+        elsewhere (`pretrain.vocabulary`).
+
+        Args:
+            trained: the model of the weights.
         """
         apart = ("vocab_size", "padded_vocab_size", "init_std", "head_dim")
         return [

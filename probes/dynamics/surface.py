@@ -37,8 +37,8 @@ _FEWEST_CHECKPOINTS = 8
 _MOST_SCORES = 320
 _NEW_RUN = -1.0
 _MOST_EVALUATIONS = 5_000
-"""Of the residuals in one fit. Flat valleys need hundreds of steps: with SciPy's own limit (500 for five parameters) it
-depended on the processor's rounding whether the minimum was reached."""
+"""The most evaluations of the residuals in one fit. A flat valley takes hundreds of steps. SciPy's default limit (500
+for five parameters) ended such a fit early or not, depending on the rounding of the processor."""
 
 _PRIOR_WEIGHT = 2.0
 """Of a parameter one prior deviation off, against a score one noise deviation off."""
