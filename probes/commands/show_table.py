@@ -44,7 +44,8 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _ROWS_
         type=written_path,
         metavar="PATH",
         help="run directories, folders of lm-eval results, CSV or Parquet files, published:pythia, "
-        "published:pythia-deduped, published:olmo-ladder, published:amber, published:openllama, published:finals",
+        "published:pythia-deduped, published:pythia-interventions, published:pythia-batch-sizes, "
+        "published:olmo-ladder, published:amber, published:openllama, published:finals",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     parser.add_argument(

@@ -23,6 +23,8 @@ from probes.dynamics.tidy import family_in, read_tidy, size_in
 PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
     "published:pythia": lambda: [published.pythia(deduped=False, num_fewshot=shots) for shots in (0, 5)],
     "published:pythia-deduped": lambda: [published.pythia(deduped=True, num_fewshot=shots) for shots in (0, 5)],
+    "published:pythia-interventions": lambda: [published.pythia_interventions()],
+    "published:pythia-batch-sizes": lambda: [published.pythia_batch_sizes()],
     "published:olmo-ladder": lambda: [published.olmo_ladder()],
     "published:amber": lambda: [published_recipes.amber()],
     "published:openllama": lambda: [published_recipes.openllama()],

@@ -13,11 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series, TaskCurve
 from probes.dynamics.tidy import read_tidy
 
 PYTHIA_TOKENS_PER_STEP = 2_097_152
 PYTHIA_TOTAL_TOKENS = 143_000 * PYTHIA_TOKENS_PER_STEP
+_BATCH_TOKENS = {"0.25M": 262_144, "0.5M": 524_288, "1M": 1_048_576}
 _PYTHIA_NON_EMBEDDING = {
     "70m": 18_915_328,
     "160m": 85_056_000,
@@ -63,8 +64,40 @@ def pythia(*, deduped: bool, num_fewshot: int) -> CurveTable:
     family = "pythia-deduped" if deduped else "pythia"
     runs = {name for name, facts in whole.runs.items() if facts.family == family}
     chosen = whole.select(runs=runs, keep=lambda curve: curve.num_fewshot == num_fewshot)
-    curves = [replace(curve, domain=LOSS_DOMAIN) if curve.metric == "ppl" else curve for curve in chosen]
-    return CurveTable(chosen.runs.values(), curves)
+    return CurveTable(chosen.runs.values(), [_with_loss(curve) for curve in chosen])
+
+
+@cache
+def pythia_interventions() -> CurveTable:
+    """Branches of Pythia's deduplicated runs, zero-shot: masculine pronouns became feminine, or nothing changed.
+
+    `intervention-1.4b-deduped-long` sees the changed data from step 113,000 on, the other interventions from step
+    133,000 on. `baseline-…` goes over the same steps with the data as it was. Only the steps after the branch were
+    scored, every thousandth; the earlier scores are those of `pythia-…-deduped`.
+    """
+    named = {f"pythia-{size}-deduped": size for size in _PYTHIA_NON_EMBEDDING}
+    whole = read_tidy(folder() / "pythia_evals_interventions.csv.xz", tokens_per_step=PYTHIA_TOKENS_PER_STEP)
+    facts, curves = {}, []
+    for curve in whole:
+        model, _, run = curve.run.partition(":")
+        parameters = _PYTHIA_NON_EMBEDDING[named[model]]
+        facts[run] = _facts_of_pythia(run, "pythia-deduped", parameters)
+        curves.append(replace(_with_loss(curve), run=run))
+    return CurveTable(facts.values(), curves)
+
+
+@cache
+def pythia_batch_sizes() -> CurveTable:
+    """Pythia's standard data in smaller batches, five-shot: 70M to 1.4B, each one batch size and 15 checkpoints."""
+
+    def tokens_per_step(run: str) -> float:
+        ending = run.rpartition("-")[2].removesuffix("tokBS")
+        return float(_BATCH_TOKENS.get(ending, PYTHIA_TOKENS_PER_STEP))
+
+    whole = read_tidy(folder() / "pythia_evals.csv.xz", tokens_per_step=tokens_per_step)
+    sizes = {run: run.split("-")[1] for run in whole.runs if run.endswith("tokBS")}
+    facts = [_facts_of_pythia(run, "pythia", _PYTHIA_NON_EMBEDDING[size]) for run, size in sizes.items()]
+    return CurveTable(facts, [_with_loss(curve) for curve in whole if curve.run in sizes])
 
 
 @cache
@@ -84,10 +117,16 @@ def _pythia_facts() -> dict[str, RunFacts]:
     for size, parameters in _PYTHIA_NON_EMBEDDING.items():
         for name, family in ((f"pythia-{size}", "pythia"), (f"pythia-{size}-deduped", "pythia-deduped")):
             label = "pythia-1b-bf16" if name == "pythia-1b" else name
-            found[label] = RunFacts(
-                name=label, family=family, parameters=float(parameters), total_tokens=float(PYTHIA_TOTAL_TOKENS)
-            )
+            found[label] = _facts_of_pythia(label, family, parameters)
     return found
+
+
+def _facts_of_pythia(run: str, family: str, parameters: int) -> RunFacts:
+    return RunFacts(name=run, family=family, parameters=float(parameters), total_tokens=float(PYTHIA_TOTAL_TOKENS))
+
+
+def _with_loss(curve: TaskCurve) -> TaskCurve:
+    return replace(curve, domain=LOSS_DOMAIN) if curve.metric == "ppl" else curve
 
 
 def _ladder_facts() -> dict[str, RunFacts]:

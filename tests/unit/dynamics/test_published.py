@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from probes.dynamics.published import PYTHIA_TASKS, folder, ladder_reference_fit, olmo_ladder, pythia
+from probes.dynamics.load import load_curves
+from probes.dynamics.published import (
+    PYTHIA_TASKS,
+    folder,
+    ladder_reference_fit,
+    olmo_ladder,
+    pythia,
+    pythia_batch_sizes,
+    pythia_interventions,
+)
 from probes.dynamics.table import LOSS_DOMAIN, Series
 
 # Final scores of Pythia, zero-shot, standard data, as its authors' files have them; 70m to 12b.
@@ -85,3 +94,47 @@ def test_the_ladder_s_seven_billion_scores_are_those_the_reference_fit_was_held_
 
 def test_the_ladder_s_loss_on_held_out_text_is_no_task() -> None:
     assert {curve.domain for curve in olmo_ladder() if curve.task == "c4_en-validation"} == {LOSS_DOMAIN}
+
+
+def test_every_number_of_the_interventions_is_in_the_table_under_the_name_of_its_run() -> None:
+    expected = {}
+    with lzma.open(folder() / "pythia_evals_interventions.csv.xz", "rt") as file:
+        for row in csv.DictReader(file):
+            key = (row["model"].split(":")[1], row["task"], row["metric"], int(row["step"]) * 2_097_152.0)
+            expected[key] = float(row["value"])
+    found = {
+        (curve.run, curve.task, curve.metric, float(tokens)): float(value)
+        for curve in pythia_interventions()
+        for tokens, value in zip(curve.tokens_C, curve.value_C, strict=True)
+    }
+    assert found == expected and len(found) == 15_914
+
+
+def test_interventions_are_finished_branches_of_deduplicated_pythia_runs() -> None:
+    table = load_curves(["published:pythia-interventions", "published:pythia-deduped"])
+    branches = pythia_interventions().runs
+    assert len(branches) == 9
+    for name, facts in branches.items():
+        original = table.runs[f"pythia-{name.split('-')[1]}-deduped"]
+        assert (facts.family, facts.parameters, facts.total_tokens) == (
+            original.family,
+            original.parameters,
+            original.total_tokens,
+        )
+        assert table.is_finished(name)
+        steps = {int(curve.step_C[0]) for curve in table.of_run(name)}
+        assert steps <= {114_000, 134_000}
+    # The baseline is evaluated as the original run was: the same weights have the same score.
+    both = [
+        table.get(name, Series("lambada_openai", "acc", 0)) for name in ("baseline-1.4b-deduped", "pythia-1.4b-deduped")
+    ]
+    scores = [float(curve.value_C[curve.step_C == 123_000][0]) for curve in both if curve is not None]
+    assert scores[0] == scores[1]
+
+
+def test_batch_size_ablations_see_the_same_tokens_in_more_steps() -> None:
+    table = pythia_batch_sizes()
+    assert len(table.runs) == 5 and all(map(table.is_finished, table.runs))
+    for curve in table:
+        assert curve.tokens_C[-1] == pytest.approx(143_000 * 2_097_152, rel=1e-9)
+        assert curve.step_C[-1] > 143_000
