@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pretrain.arguments import count_of
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
+from pretrain.track.legible import legible_count
+from probes.commands.references import add_references_argument, with_references
 from probes.commands.show_table import add_table_arguments, print_table, series_name, share, table_of, write_rows
 
 if TYPE_CHECKING:
@@ -33,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", dest="only", action="append", metavar="NAME", help="predict this run; those in progress otherwise"
     )
-    parser.add_argument(
-        "--references",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="runs to learn from, instead of smaller siblings",
-    )
+    add_references_argument(parser, purpose="runs to learn from, instead of smaller siblings")
     parser.add_argument(
         "--at-tokens", type=count_of("tokens"), metavar="N", help="predict there; at the planned end otherwise"
     )
@@ -58,14 +54,16 @@ def run(options: argparse.Namespace) -> int:
     """
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
-    known(options.references or [], table.runs, "--references")
     metrics = sorted({curve.metric for curve in table})
     for name in options.metric or []:
         if name not in metrics:
             raise ProbeError(
                 f"--metric {name}: no run has it.{did_you_mean(name, metrics)} Known: {', '.join(metrics)}."
             )
-    rows = _unseen(table, options) if options.unseen else _finals(table, options)
+    names = options.only or (list(table.runs) if options.unseen or options.seen else _in_progress(table, options))
+    whole, references = with_references(table, options)
+    predict = _unseen if options.unseen else _finals
+    rows = predict(whole, options, names=names, references=references)
     if not rows:
         raise ProbeError(_nothing_left(table, options))
     _print(rows)
@@ -93,10 +91,20 @@ def _nothing_left(table: CurveTable, options: argparse.Namespace) -> str:
             f"Every run in the table has measured {', '.join(options.unseen)}. Name one with --run NAME to have it "
             "predicted as if that run had not."
         )
-    if options.only or any(not table.is_finished(name) for name in table.runs):
+    if options.only or options.seen or _in_progress(table, options):
         from probes.dynamics.predict import PREDICTED_METRICS
 
         return f"The runs have none of the metrics that can be predicted: {', '.join(PREDICTED_METRICS)}."
+    furthest = max(table.runs, key=table.last_tokens)
+    last = f"the latest checkpoint of {furthest} is at {legible_count(int(table.last_tokens(furthest)))} tokens"
+    if options.at_tokens is not None:
+        return f"No run of the table ends before --at-tokens {options.at_tokens:.4g}: {last}. Give a later position."
+    if any(facts.total_tokens is None for facts in table.runs.values()):
+        return (
+            f"How long the runs are to be is not known: {last}. Say where to predict with --at-tokens N, or write the "
+            "planned end into a column total_tokens of the table or of a --runs file. --seen 0.3 predicts the latest "
+            "checkpoint from the first 30 %."
+        )
     return (
         "Every run in the table is at its planned end. Name one with --run NAME and how much of it to look at with "
         "--seen 0.3, or a later position with --at-tokens."
@@ -114,16 +122,27 @@ def known(names: Sequence[str], runs: Sequence[str] | dict[str, Any], key: str) 
             raise ProbeError(f"{key} {name}: there is no such run.{did_you_mean(name, runs)} Known: {', '.join(runs)}.")
 
 
-def _finals(table: CurveTable, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _in_progress(table: CurveTable, options: argparse.Namespace) -> list[str]:
+    """Runs before their planned end; with `--at-tokens` those of unknown length, or else all that end before it."""
+    unfinished = [name for name in table.runs if not table.is_finished(name)]
+    if options.at_tokens is None:
+        return unfinished
+    open_ended = [name for name, facts in table.runs.items() if facts.total_tokens is None or name in unfinished]
+    return [name for name in open_ended or table.runs if table.last_tokens(name) < options.at_tokens]
+
+
+def _finals(
+    table: CurveTable, options: argparse.Namespace, *, names: Sequence[str], references: Sequence[str] | None
+) -> list[dict[str, Any]]:
     from probes.dynamics.predict import LEVEL, predict_finals, predictable
 
     rows: list[dict[str, Any]] = []
-    for name in options.only or [name for name in table.runs if options.seen or not table.is_finished(name)]:
+    for name in names:
         total = table.runs[name].total_tokens or table.last_tokens(name)
         seen = table.until(name, options.seen * total) if options.seen else table
         wanted = [one for one in predictable(seen, name) if not options.metric or one.metric in options.metric]
         at = options.at_tokens or (total if options.seen else None)
-        for found in predict_finals(seen, name, series=wanted, references=options.references, tokens=at):
+        for found in predict_finals(seen, name, series=wanted, references=references, tokens=at):
             now, whole = seen.get(name, found.series), table.get(name, found.series)
             came = whole is not None and options.seen and abs(whole.tokens_C[-1] - found.tokens) <= 0.005 * found.tokens
             rows.append(
@@ -143,7 +162,9 @@ def _finals(table: CurveTable, options: argparse.Namespace) -> list[dict[str, An
     return rows
 
 
-def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _unseen(
+    table: CurveTable, options: argparse.Namespace, *, names: Sequence[str], references: Sequence[str] | None
+) -> list[dict[str, Any]]:
     from probes.dynamics.align import loss_series
     from probes.dynamics.chance import at_chance
     from probes.dynamics.predict import LEVEL, predictable
@@ -160,7 +181,7 @@ def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, An
     losses = {curve.series for curve in table if is_loss(curve)}
     shared = loss_series(table)
     rows = []
-    for name in options.only or list(table.runs):
+    for name in names:
         own = set(predictable(table, name)) - losses
         wanted = [one for one in targets if options.only or table.get(name, one) is None]
         for metric, shots in dict.fromkeys((one.metric, one.num_fewshot) for one in wanted):
@@ -172,7 +193,7 @@ def _unseen(table: CurveTable, options: argparse.Namespace) -> list[dict[str, An
                 of_kind,
                 measured=sorted(set(like) - at_chance(table, like, references=list(table.runs)).keys() - set(targets)),
                 loss=shared,
-                learn_from=options.references or list(table.runs),
+                learn_from=references if references is not None else list(table.runs),
             )
             for one in found:
                 last = -1 if len(one.tokens_Q) else None

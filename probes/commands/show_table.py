@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,28 @@ def share(text: str) -> float:
 
 
 def table_of(options: argparse.Namespace) -> CurveTable:
-    """The table that the arguments of `add_table_arguments` name.
+    """The table that the arguments of `add_table_arguments` name. Prints what is to be said of how it was read.
 
     Raises:
         ProbeError: a path that cannot be read, or runs that cannot be told apart.
     """
+    table = loader(options)(options.paths)
+    for note in table.notes:
+        print(f"Note: {note}")
+    return table
+
+
+def loader(options: argparse.Namespace) -> Callable[[Sequence[str]], CurveTable]:
+    """Reads paths with what the options tell of runs; further paths of a command are read with the same facts.
+
+    Raises:
+        ProbeError: the file of `--runs` cannot be read.
+    """
     from probes.dynamics.load import load_curves, read_runs_file
 
     told = read_runs_file(options.runs) if options.runs is not None else None
-    return load_curves(
-        options.paths,
+    return partial(
+        load_curves,
         tokens_per_step=options.tokens_per_step,
         facts=told.facts if told else None,
         tokens_per_step_of=told.tokens_per_step if told else None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from pretrain.errors import ProbeError
 from pretrain.locate import run_of
 from probes.dynamics import published, published_recipes
+from probes.dynamics.compressed import plain_name
 from probes.dynamics.read_lm_eval import read_lm_eval
 from probes.dynamics.read_run import RunCurves, is_run_directory, read_run_curves
 from probes.dynamics.table import CurveTable, RunFacts
@@ -90,6 +91,8 @@ def load_curves(
                 directories.append(path)
         elif path.is_dir():
             _refuse_folder_of_runs(path)
+            tables.append((text, read_lm_eval(path, tokens_per_step=length, facts=facts)))
+        elif path.is_file() and plain_name(path.name).endswith(".json"):
             tables.append((text, read_lm_eval(path, tokens_per_step=length, facts=facts)))
         elif path.is_file() and path.name.endswith(_TABLES):
             tables.append((text, read_tidy(path, facts=facts, tokens_per_step=length)))
@@ -170,7 +173,8 @@ def _merged(tables: Sequence[tuple[str, CurveTable]]) -> CurveTable:
     facts: dict[str, RunFacts] = {}
     for _, table in tables:
         facts |= {name: told for name, told in table.runs.items() if name not in facts}
-    return CurveTable(facts.values(), [curve for _, table in tables for curve in table])
+    notes = [note for _, table in tables for note in table.notes]
+    return CurveTable(facts.values(), [curve for _, table in tables for curve in table], notes=notes)
 
 
 def _with_facts(table: CurveTable, told: Mapping[str, RunFacts]) -> CurveTable:

@@ -1,29 +1,31 @@
-"""Curves from a folder of lm-eval's result files, one or more for each checkpoint.
+"""Curves from lm-eval's result files, one or more for each checkpoint.
 
 Read as `lm_eval --output_path` writes, now (`"acc,none"`, `n-shot`) and before 0.4 (`"acc"`, `config.num_fewshot`).
-The step is taken from names: of files, folders, the revision or the model's path.
+Steps, and tokens where they are told, are taken from names: `probes.dynamics.checkpoint_names`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.errors import ProbeError
+from pretrain.track.legible import legible_count
+from probes.dynamics.checkpoint_names import STEP_FORMS, Place, model_in, place_in
+from probes.dynamics.compressed import COMPRESSED, content_of, plain_name
 from probes.dynamics.table import CurveTable, RunFacts, Series, TaskCurve, curve_of
 from probes.dynamics.tasks import chance_of, domain_of
 from probes.dynamics.tidy import family_in, size_in
 
-_STEP = re.compile(r"(?:^|[^a-z])(?:global_?step|step|ckpt|checkpoint|iter)[-_=]?(\d+)", re.IGNORECASE)
-_GENERIC = frozenset(
-    {"export", "checkpoints", "checkpoint", "hf", "huggingface", "weights", "main", "model", "results"}
-)
-_FORMS = "step_1000, step1000, ckpt_1000, checkpoint-1000, iter_1000"
+TokensPerStep = float | Callable[[str], float | None] | None
+
+_ENDINGS = ("", *COMPRESSED)
+_TOKENS_DISAGREE = 0.05
+"""Relative difference between the tokens in a name and those of `--tokens-per-step` from which it is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,61 +35,133 @@ class _File:
     path: Path
     content: Mapping[str, Any]
     run: str
-    step: int
+    place: Place
     parameters: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """One score of one file."""
+
+    step: int
+    tokens: float
+    value: float
+    stderr: float
+    path: Path
+
+
 def read_lm_eval(
-    folder: Path,
-    *,
-    tokens_per_step: float | Callable[[str], float | None] | None = None,
-    facts: Mapping[str, RunFacts] | None = None,
+    folder: Path, *, tokens_per_step: TokensPerStep = None, facts: Mapping[str, RunFacts] | None = None
 ) -> CurveTable:
-    """Reads all result files below a folder; of two scores of one checkpoint that of the later file name counts.
+    """Reads all result files below a folder, or one file.
 
     A run is named by its model's name without the step (`EleutherAI/pythia-70m`, revision step1000, is `pythia-70m`),
-    or by the folder where files do not tell it. Of a metric with filters others than `none` the filter stays in the
-    name (`exact_match,strict-match`).
+    by the file's name before the step, or by the folder where files do not tell it. Of a metric with filters others
+    than `none` the filter stays in the name (`exact_match,strict-match`). A checkpoint that was evaluated again has the
+    scores of the later file name in that folder; other scores of it in another folder are an error.
 
     Args:
         folder: searched with all folders below, for `results*.json` or, without any, every `.json` file.
-        tokens_per_step: of all runs, or a function of the run's name.
+        tokens_per_step: of all runs, or a function of the run's name. Not needed where names tell tokens.
         facts: of runs the files say less of.
 
     Raises:
-        ProbeError: there are no results, a file is damaged, or a step or its tokens cannot be told.
+        ProbeError: there are no results, a file is damaged, a step or its tokens cannot be told, or two files differ.
     """
+    found = [file for path in _result_files(folder) if (file := _described(path, folder)) is not None]
+    if not found:
+        raise ProbeError(
+            f"{folder} holds neither a run (probes.jsonl, metrics.jsonl) nor results of lm-eval (a .json file with "
+            f"results, as --output_path writes it). Give a run directory, such a folder, or a table of scores."
+        )
+    notes: list[str] = []
+    scores: dict[tuple[str, Series], list[_Score]] = {}
+    for run, files in _by_run(found).items():
+        factor = tokens_per_step(run) if callable(tokens_per_step) else tokens_per_step
+        positions, said = _positions(run, files, factor)
+        notes += said
+        for file, tokens in zip(files, positions, strict=True):
+            for series, value, stderr in _scores(file.content):
+                one = _Score(file.place.step, tokens, value, stderr, file.path)
+                scores.setdefault((run, series), []).append(one)
+    runs = {file.run: _facts_of(file, facts or {}) for file in found}
+    curves = [_curve(run, series, of_series) for (run, series), of_series in scores.items()]
+    return CurveTable(runs.values(), curves, notes=notes)
+
+
+def _result_files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
     try:
-        named = sorted(folder.rglob("results*.json")) or sorted(folder.rglob("*.json"))
+        for pattern in ("results*.json", "*.json"):
+            named = sorted(path for ending in _ENDINGS for path in folder.rglob(pattern + ending))
+            if named:
+                return named
     except OSError as error:
         raise ProbeError(
             f"{folder} cannot be searched for results of lm-eval: {error}. Give the folder that holds them."
         ) from error
-    files = [_described(path, folder) for path in named]
-    found = [file for file in files if file is not None]
-    if not found:
+    return []
+
+
+def _by_run(files: Sequence[_File]) -> dict[str, list[_File]]:
+    found: dict[str, list[_File]] = {}
+    for file in files:
+        found.setdefault(file.run, []).append(file)
+    return found
+
+
+def _positions(run: str, files: Sequence[_File], factor: float | None) -> tuple[list[float], list[str]]:
+    """The tokens of each file, and what is to be said of them.
+
+    What the user says of a step is exact. Names round: `step1000-tokens4B` are 4.42e9 tokens. Where the most exact name
+    gives tokens of a step that suit all others, its ratio is used for all.
+    """
+    places = [file.place for file in files]
+    if factor is not None:
+        told = [place for place in places if place.step >= 0 and math.isfinite(place.tokens)]
+        off = [place for place in told if abs(place.tokens - place.step * factor) > _slack(place, factor)]
+        said = [
+            f"{run}: at step {place.step:,} the name tells {legible_count(int(place.tokens))} tokens, but "
+            f"{legible_count(int(factor))} tokens per step make {legible_count(int(place.step * factor))}. "
+            "The latter is used."
+            for place in off[:1]
+        ]
+        return [place.step * factor if place.step >= 0 else place.tokens for place in places], said
+    lacking = next((file for file in files if not math.isfinite(file.place.tokens)), None)
+    if lacking is not None:
         raise ProbeError(
-            f"{folder} holds neither a run (probes.jsonl, metrics.jsonl) nor results of lm-eval (a .json file with "
-            f"results, as --output_path writes it). Give a run directory, such a folder, or a CSV or Parquet file."
+            f"{lacking.path} is of step {lacking.place.step} of {run}; lm-eval does not record tokens, and no "
+            f"name tells them. Say how many a step is: --tokens-per-step N, or the column tokens_per_step of --runs."
         )
-    rows: dict[tuple[str, Series], list[tuple[int, float, float, float]]] = {}
-    for file in found:
-        factor = tokens_per_step(file.run) if callable(tokens_per_step) else tokens_per_step
-        if factor is None:
-            raise ProbeError(
-                f"{file.path} is of step {file.step} of {file.run}, and lm-eval does not record tokens. Say how many "
-                f"a step is: --tokens-per-step N, or the column tokens_per_step of --runs."
-            )
-        for series, value, stderr in _scores(file.content):
-            rows.setdefault((file.run, series), []).append((file.step, file.step * factor, value, stderr))
-    runs = {file.run: _facts_of(file, facts or {}) for file in found}
-    return CurveTable(runs.values(), [_curve(run, series, scores) for (run, series), scores in rows.items()])
+    stepped = [place for place in places if place.step > 0]
+    if stepped and all(place.step >= 0 for place in places):
+        best = min(stepped, key=lambda place: place.rounding / max(place.tokens, 1.0))
+        ratio = best.tokens / best.step
+        if all(abs(place.tokens - place.step * ratio) <= _slack(place, ratio) for place in places):
+            note = f"{run}: tokens are taken from names, {legible_count(int(ratio))} per step."
+            return [place.step * ratio for place in places], [note]
+    return [place.tokens for place in places], [f"{run}: tokens are taken from names, as they are rounded there."]
 
 
-def _curve(run: str, series: Series, scores: list[tuple[int, float, float, float]]) -> TaskCurve:
+def _slack(place: Place, factor: float) -> float:
+    """How far the tokens in a name may be off: one unit of the last digit, since some round and some cut off."""
+    return 2.0 * place.rounding + _TOKENS_DISAGREE * place.step * factor
+
+
+def _curve(run: str, series: Series, scores: Sequence[_Score]) -> TaskCurve:
     metric = series.metric.partition(",")[0]
-    chance = chance_of(series.task, metric)
-    return curve_of(scores, run=run, series=series, domain=domain_of(series.task), chance=chance)
+    latest: dict[float, _Score] = {}
+    for one in scores:  # by file name
+        other = latest.get(one.tokens)
+        if other is not None and one.path.parent != other.path.parent and one.value != other.value:
+            raise ProbeError(
+                f"{series} of {run} at step {one.step} is {other.value:.6g} in {other.path} and {one.value:.6g} in "
+                f"{one.path}. Give a folder with one of the two."
+            )
+        latest[one.tokens] = one
+    rows = [(one.step, one.tokens, one.value, one.stderr) for one in latest.values()]
+    return curve_of(rows, run=run, series=series, domain=domain_of(series.task), chance=chance_of(series.task, metric))
 
 
 def _facts_of(file: _File, known: Mapping[str, RunFacts]) -> RunFacts:
@@ -97,29 +171,36 @@ def _facts_of(file: _File, known: Mapping[str, RunFacts]) -> RunFacts:
 def _described(path: Path, folder: Path) -> _File | None:
     """The file, if it holds results."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ProbeError(f"{path} cannot be read: {error}") from error
+        content = json.loads(content_of(path))
     except ValueError as error:
         raise ProbeError(
             f"{path} is not JSON: {error}. Evaluate that checkpoint again, or name a folder without the file."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         return None
+    base = folder.parent if folder.is_file() else folder
     config: dict[str, Any] = content["config"] if isinstance(content.get("config"), dict) else {}
     model = _model_arguments(config.get("model_args"))
-    names = [*reversed(path.relative_to(folder).with_suffix("").parts), model.get("revision", "")]
-    names += [*reversed(Path(model.get("pretrained", "")).parts), str(content.get("model_name", "")), folder.name]
-    steps = [int(match[-1]) for name in names if (match := _STEP.findall(name))]
-    if not steps:
+    inside = [*path.relative_to(base).parts[:-1], plain_name(path.name).removesuffix(".json")]
+    parts = [*reversed(Path(model.get("pretrained", "")).parts), str(content.get("model_name") or "")]
+    folders = [*reversed(inside), model.get("revision", "")]
+    place = place_in([*folders, *parts, base.name], folders=[*folders, base.name])
+    if place is None:
         raise ProbeError(
             f"{path} does not tell its step. Put it into the name of the file or of a folder on the way to it, "
-            f"as one of {_FORMS}; the model's path and its revision are looked at, too."
+            f"as one of {STEP_FORMS}; the model's path and its revision are looked at, too."
         )
-    name = _model_name(model.get("pretrained", "")) or _model_name(str(content.get("model_name") or "")) or folder.name
+    name = next((name for part in parts if (name := model_in(part))), "") or _named_by_files(inside, base)
     told = config.get("model_num_parameters")
     parameters = float(told) if isinstance(told, int | float) and told > 0 else size_in(name)
-    return _File(path=path, content=content, run=name, step=steps[0], parameters=parameters)
+    return _File(path=path, content=content, run=name, place=place, parameters=parameters)
+
+
+def _named_by_files(inside: Sequence[str], folder: Path) -> str:
+    """A run's name by the file's name before the step, the folders below the one that was given, or that folder."""
+    own = [inside[-1]] if place_in([inside[-1]]) is not None else []
+    above = [folder.name, *(parent.name for parent in folder.resolve().parents)]
+    return next((name for part in [*own, *inside[:-1], *above[:2]] if (name := model_in(part))), folder.name)
 
 
 def _model_arguments(told: Any) -> dict[str, str]:
@@ -128,15 +209,6 @@ def _model_arguments(told: Any) -> dict[str, str]:
         return {str(key): str(value) for key, value in told.items()}
     pairs = (part.partition("=") for part in str(told or "").split(","))
     return {key.strip(): value.strip() for key, equals, value in pairs if equals}
-
-
-def _model_name(path: str) -> str:
-    """The last part of a model's path that names more than a step."""
-    for part in reversed(Path(path).parts):
-        name = _STEP.sub("", part).strip("-_. /")
-        if name and name.lower() not in _GENERIC and not name.isdigit():
-            return name
-    return ""
 
 
 def _scores(content: Mapping[str, Any]) -> Iterator[tuple[Series, float, float]]:

@@ -139,9 +139,11 @@ class CurveTable:
         runs: facts; a run without facts here gets empty ones.
         curves: in any order. Of two curves of one run and series with different plans the longer one is found by `get`;
             both are in `curves`.
+        notes: sentences on how the table was read, for whoever had it read; parts of the table have none.
     """
 
-    def __init__(self, runs: Iterable[RunFacts], curves: Iterable[TaskCurve]) -> None:
+    def __init__(self, runs: Iterable[RunFacts], curves: Iterable[TaskCurve], *, notes: Sequence[str] = ()) -> None:
+        self.notes = tuple(notes)
         self.curves: list[TaskCurve] = [curve for curve in curves if len(curve)]
         self.runs: dict[str, RunFacts] = {facts.name: facts for facts in runs}
         self._found: dict[str, dict[Series, TaskCurve]] = {}

@@ -1,0 +1,58 @@
+"""The advice in an error works: whoever follows it does not get the same advice again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from probes.__main__ import main
+
+TOKENS_PER_STEP = 4_194_304
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Results of an old lm-eval of one run, which rises above chance on two tasks."""
+    for number in range(12):
+        step = 1500 + 5000 * number
+        rise = 0.3 * (1 - (number + 1) ** -0.7)
+        scores = {task: {"acc": start + rise, "acc_stderr": 0.01} for task, start in (("piqa", 0.5), ("sciq", 0.3))}
+        path = tmp_path / "evals" / "zero-shot" / f"mine-1.4b-0shot-global_step{step}_eval_results_12-29-2022.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"results": scores, "config": {"model": "neox", "num_fewshot": 0}}))
+    return path.parent
+
+
+def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 1
+    return capsys.readouterr().err
+
+
+def test_a_folder_of_old_results_is_predicted_by_following_what_the_errors_say(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(folder)]
+    assert "--tokens-per-step N" in failed(words, capsys)
+    words += ["--tokens-per-step", str(TOKENS_PER_STEP)]
+    error = failed(words, capsys)
+    assert "--tokens-per-step" not in error and "planned end." not in error
+    assert "How long the runs are to be is not known: the latest checkpoint of mine-1.4b is at 237B tokens" in error
+    assert "--at-tokens N" in error and "--seen 0.3" in error and "total_tokens" in error
+    output = tmp_path / "predicted.json"
+    assert main([*words, "--at-tokens", "3e11", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())
+    assert {row["task"] for row in rows} == {"piqa", "sciq"}
+    assert all(row["refused"] is None and row["at_tokens"] == 3e11 for row in rows)
+    (tmp_path / "runs.csv").write_text("run,total_tokens\nmine-1.4b,3e11\n")
+    assert main([*words, "--runs", str(tmp_path / "runs.csv")]) == 0
+    assert main([*words, "--seen", "0.5"]) == 0
+
+
+def test_a_position_that_the_runs_have_passed_is_said_to_be_passed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(folder), "--tokens-per-step", str(TOKENS_PER_STEP), "--at-tokens", "1e9"]
+    error = failed(words, capsys)
+    assert "No run of the table ends before --at-tokens 1e+09" in error and "Give a later position" in error
