@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.arguments import count_of
 from pretrain.errors import ProbeError
+from probes.commands.references import add_references_argument, with_references
 from probes.commands.show_table import add_table_arguments, print_table, series_name, table_of, write_rows
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=count_of("tokens"), metavar="D", help="predict for this length; a run's planned end"
     )
-    parser.add_argument(
-        "--references", nargs="+", action="extend", metavar="NAME", help="fit these runs only; * stands for anything"
-    )
+    add_references_argument(parser, purpose="fit these runs only")
     parser.add_argument(
         "--without", nargs="+", action="extend", metavar="NAME", default=[], help="leave these runs out"
     )
@@ -76,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
     from probes.dynamics.fit_table import WantedFits, fit_rows
 
     _check(options)
-    table = _chosen(table_of(options), options.references, options.without)
+    table, references = with_references(table_of(options), options, checked=False)
+    table = _chosen(table, references, options.without)
     wanted = WantedFits(
         law=options.law,
         link=options.link,
@@ -86,7 +86,9 @@ def run(options: argparse.Namespace) -> int:
         tokens=options.tokens,
         draws=options.draws,
         level=options.level,
-        rates=_planned_rates(options.paths) if options.law.startswith("annealing") else {},
+        rates=_planned_rates([*options.paths, *(options.references or [])])
+        if options.law.startswith("annealing")
+        else {},
     )
     rows = fit_rows(table, wanted)
     _print(rows)
@@ -111,20 +113,19 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _chosen(table: CurveTable, references: Sequence[str] | None, without: Sequence[str]) -> CurveTable:
-    """The table with the runs whose names match.
+    """The table with the references, or with all runs, without those whose names match.
 
     Raises:
         ProbeError: a pattern matches no run, or none is left.
     """
-    for pattern in [*(references or []), *without]:
+    for pattern in without:
         if not any(fnmatchcase(name, pattern) for name in table.runs):
             raise ProbeError(f"{pattern} is the name of no run. There are: {', '.join(table.by_size(table.runs))}.")
-    kept = {
+    kept = [
         name
-        for name in table.runs
-        if (references is None or any(fnmatchcase(name, pattern) for pattern in references))
-        and not any(fnmatchcase(name, pattern) for pattern in without)
-    }
+        for name in (table.runs if references is None else references)
+        if not any(fnmatchcase(name, pattern) for pattern in without)
+    ]
     if not kept:
         raise ProbeError("--without leaves no run. Leave out fewer.")
     return table.select(runs=kept)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pretrain.arguments import written_path
 from probes.commands.predict import known
+from probes.commands.references import add_references_argument, with_references
 from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
 
 HELP = "say whether a run is healthy, to be watched, or to be acted on"
@@ -26,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", dest="only", action="append", metavar="NAME", help="only these runs; all in the paths otherwise"
     )
-    parser.add_argument(
-        "--references",
-        nargs="+",
-        action="extend",
-        type=written_path,
-        metavar="PATH",
-        help="further paths whose finished runs are references",
-    )
+    add_references_argument(parser, purpose="runs to hold the others against")
     parser.add_argument("--seen", type=share, metavar="SHARE", help="as if only this share of a run had been seen")
 
 
@@ -43,18 +36,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProbeError: nothing can be read, or a run is not there.
     """
-    from probes.dynamics.references import read_references
     from probes.dynamics.state import assess, state_rows
 
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
     names = options.only or list(table.runs)
-    references = None
-    if options.references:
-        read = read_references(table, options.references)
-        table, references = read.table, read.names
-        for name, reason in read.left_out.items():
-            print(f"{name} is no reference: {reason}.")
+    table, references = with_references(table, options)
     rows: list[dict[str, Any]] = []
     for name in names:
         seen = table

@@ -1,15 +1,25 @@
-"""Runs to hold another one against, read from paths: which of them can be references, and why others cannot."""
+"""Runs to hold another one against: which of those that are named can be references, and why others cannot.
+
+They are named as on the command line: by runs of the table, where `*` stands for anything, by paths, and by published
+curves. The checks of a single run are `why_not`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 
-from probes.dynamics.load import load_curves
+from pretrain.config.nearest import did_you_mean
+from pretrain.errors import ProbeError
+from probes.dynamics.load import PUBLISHED, load_curves
 from probes.dynamics.table import CurveTable
 from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
+
+_MOST_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,39 +28,99 @@ class References:
 
     Attributes:
         table: their curves, with those of the table they were added to.
-        names: of those that can be references.
+        names: of those that can be references, in the order in which they were named.
         left_out: of those that cannot, with the reason.
+        notes: how the further paths were read.
     """
 
     table: CurveTable
     names: list[str]
     left_out: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def read_references(table: CurveTable, paths: Sequence[str]) -> References:
-    """The runs of further paths: references are those of known size that are finished and do not decay.
+def read_references(
+    table: CurveTable,
+    named: Sequence[str],
+    *,
+    load: Callable[[Sequence[str]], CurveTable] = load_curves,
+    checked: bool = True,
+) -> References:
+    """The runs that are named: references are those of known size that are finished and do not decay.
 
     A run that is in the table, too, is as the table has it. Another run of the same name is left out: its curves would
     be taken for those of the one that is judged.
 
+    Args:
+        table: of the runs that are judged; its own runs can be named.
+        named: names of runs of the table or patterns of them, paths, and names of `PUBLISHED`.
+        load: reads the paths, all at once.
+        checked: leave out what cannot be a reference; False takes all that is named.
+
     Raises:
-        ProbeError: a path cannot be read.
+        ProbeError: a name is none of these, or a path cannot be read.
     """
-    further = load_curves(paths)
+    of_table, paths = resolve(table, named)
+    further = load(paths) if paths else CurveTable([], [])
     new = further.select(runs=[name for name in further.runs if name not in table.runs])
-    both = CurveTable([*new.runs.values(), *table.runs.values()], [*new.curves, *table.curves])
-    decaying = decaying_tasks(judge(further))
-    left_out = {}
-    for name, facts in further.runs.items():
-        if name in table.runs and not _is_same(table, further, name):
-            left_out[name] = "it has the name of another run that is judged: give one of them another name"
-        elif not facts.parameters:
-            left_out[name] = "its size is unknown: say it in a --runs file, or as a column parameters"
-        elif not further.is_finished(name):
-            left_out[name] = "it is not at its planned end"
+    both = CurveTable([*new.runs.values(), *table.runs.values()], [*new.curves, *table.curves], notes=table.notes)
+    left_out = {
+        name: "it has the name of another run that is judged: give one of them another name"
+        for name in further.runs
+        if name in table.runs and not _is_same(table, further, name)
+    }
+    # A judged run that is read again as a reference is known to its end there.
+    whole = CurveTable(
+        [*table.runs.values(), *further.runs.values()],
+        [*(curve for curve in table if curve.run not in further.runs), *further.curves],
+    )
+    names = list(dict.fromkeys([*of_table, *further.runs]))
+    if checked:
+        left_out |= why_not(whole, [name for name in names if name not in left_out])
+    return References(both, [name for name in names if name not in left_out], left_out, further.notes)
+
+
+def why_not(table: CurveTable, names: Sequence[str]) -> dict[str, str]:
+    """Those of the runs that cannot be references, with the reason."""
+    decaying = decaying_tasks(judge(table, runs=list(names)))
+    reasons = {}
+    for name in names:
+        if not table.runs[name].parameters:
+            reasons[name] = "its size is unknown: say it in a --runs file, or as a column parameters"
+        elif not table.is_finished(name):
+            reasons[name] = "it is not at its planned end"
         elif len(tasks := decaying.get(name, ())) >= DECAYING_TASKS:
-            left_out[name] = f"its own scores decay ({', '.join(sorted(tasks)[:3])})"
-    return References(both, [name for name in further.runs if name not in left_out], left_out)
+            reasons[name] = f"its own scores decay ({', '.join(sorted(tasks)[:3])})"
+    return reasons
+
+
+def resolve(table: CurveTable, named: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of runs of the table, and paths; a name of the table goes before a path.
+
+    Raises:
+        ProbeError: a name is neither.
+    """
+    of_table: list[str] = []
+    paths: list[str] = []
+    for text in named:
+        matching = [text] if text in table.runs else [name for name in table.runs if fnmatchcase(name, text)]
+        if matching:
+            of_table += matching
+        elif text.startswith("published:") or Path(text).exists():
+            paths.append(text)
+        else:
+            raise ProbeError(_unknown(table, text))
+    return list(dict.fromkeys(of_table)), paths
+
+
+def _unknown(table: CurveTable, text: str) -> str:
+    runs = list(table.runs)
+    known = ", ".join(runs[:_MOST_LISTED]) + (f" and {len(runs) - _MOST_LISTED} more" if runs[_MOST_LISTED:] else "")
+    there = f" Runs in the table: {known}." if runs else ""
+    return (
+        f"{text} is neither a run in the table nor a path that exists.{did_you_mean(text, runs)}{there} Published "
+        f"curves: {', '.join(PUBLISHED)}."
+    )
 
 
 def _is_same(left: CurveTable, right: CurveTable, name: str) -> bool:

@@ -175,7 +175,10 @@ def test_an_unseen_task_of_too_few_siblings_is_refused_and_the_exit_is_0(whole, 
     ("words", "message"),
     [
         (["--run", "made-3000"], "--run made-3000: there is no such run. Did you mean made-3000M"),
-        (["--references", "made-300M"], "--references made-300M: there is no such run. Did you mean made-3000M"),
+        (
+            ["--references", "made-300M"],
+            "made-300M is neither a run in the table nor a path that exists. Did you mean made-3000M",
+        ),
         (["--unseen", "alpah"], "--unseen alpah: no run in the table has measured it. Did you mean alpha?"),
         (["--unseen", "delta"], "Every run in the table has measured delta. Name one with --run NAME"),
         (["--metric", "ac"], "--metric ac: no run has it. Did you mean acc? Known: acc, ce_loss."),
