@@ -70,8 +70,9 @@ class StateHook:
         from probes.dynamics.expectation import expect
         from probes.dynamics.read_run import read_run_curves
         from probes.dynamics.references import read_references
-        from probes.dynamics.state import assess, watched
+        from probes.dynamics.state import assess
         from probes.dynamics.table import CurveTable
+        from probes.dynamics.watched import watched
 
         own = read_run_curves(run.info.directory)
         name = own.facts.name
@@ -97,7 +98,7 @@ class StateHook:
                 self._expectation = expect(table, name, wanted, references=references)
             expectation = self._expectation
         state = assess(table, name, references=references, expectation=expectation)
-        return state if state.domains or state.evidence else None
+        return None if state.unknown and not state.evidence else state
 
 
 def event_fields(state: State) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def event_fields(state: State) -> dict[str, Any]:
 
 
 def view_values(state: State) -> dict[str, float]:
-    """What the views draw: the verdict as 0, 1 or 2, and deviations by domain."""
-    from probes.dynamics.state import VERDICTS
+    """What the views draw: the verdict as 0, 1 or 2 (-1 where nothing was judged), and deviations by domain."""
+    from probes.dynamics.evidence import VERDICT_NUMBERS
 
-    values = {names.STATE_VERDICT: float(VERDICTS.index(state.verdict)), names.state_figure("change"): state.change}
+    values = {names.STATE_VERDICT: float(VERDICT_NUMBERS[state.verdict]), names.state_figure("change"): state.change}
     for domain in state.domains:
         values[names.state_figure("change", domain=domain.domain)] = domain.change
         values[names.state_figure("level", domain=domain.domain)] = domain.level

@@ -169,7 +169,7 @@ def _unseen(
     from probes.dynamics.chance import at_chance
     from probes.dynamics.predict import LEVEL, predictable
     from probes.dynamics.siblings import predict_unseen
-    from probes.dynamics.state import is_loss
+    from probes.dynamics.watched import is_loss
 
     targets = [one for one in table.series() if one.task in options.unseen]
     targets = [one for one in targets if not options.metric or one.metric in options.metric]

@@ -23,7 +23,8 @@ TASK_CORRELATION = 0.12
 """Between the deviations of two tasks of one healthy run (mean over Pythia's six tasks, windows of one to three)."""
 
 _FEWEST_OWN = 6
-"""Checkpoints of its own a run needs to be expected from itself alone."""
+FEWEST_CHECKPOINTS = _FEWEST_OWN + max(WINDOWS)
+"""Checkpoints of its own that a run needs to be held against its own past alone: the last ones are what is judged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +128,7 @@ def own_surfaces(table: CurveTable, run: str, series: Sequence[Series]) -> dict[
     shortened, total = [], table.runs[run].total_tokens
     for one in series:
         curve = table.get(run, one)
-        if curve is not None and len(late := relevant(curve, total)) >= _FEWEST_OWN + max(WINDOWS):
+        if curve is not None and len(late := relevant(curve, total)) >= FEWEST_CHECKPOINTS:
             shortened.append(late.where(np.arange(len(late)) < len(late) - max(WINDOWS)))
     facts = table.runs[run]
     known = facts if facts.parameters else type(facts)(name=run, parameters=1.0, total_tokens=total)

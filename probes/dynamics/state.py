@@ -1,4 +1,4 @@
-"""Whether a run is healthy, in plain words with numbers: `healthy`, `watch` or `act`, for the run and for each domain.
+"""Whether a run is healthy, in plain words with numbers: `healthy`, `watch`, `act`, or `unknown` if nothing is judged.
 
 The paper's "user-friendly strategy for evaluating the optimization state" (arXiv 2404.01204) made concrete: scores
 against what runs of this size and token count had, against the run's own past, beside its loss and its learning rate.
@@ -7,21 +7,19 @@ Thresholds are in standard deviations and fixed before looking at faults; `tests
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pretrain.track.legible import legible_count
-from probes.dynamics.chance import at_chance
-from probes.dynamics.expectation import WINDOWS, Expectation, Surprise, expect, pooled
+from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH, Evidence, gravest
+from probes.dynamics.expectation import FEWEST_CHECKPOINTS, WINDOWS, Expectation, Surprise, expect, pooled
 from probes.dynamics.noise import judged_value
 from probes.dynamics.predict import usable_references
+from probes.dynamics.surface import relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.tidy import MEAN_TASK
-from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, is_ability, judge
-
-HEALTHY, WATCH, ACT = "healthy", "watch", "act"
-VERDICTS = (HEALTHY, WATCH, ACT)
+from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
+from probes.dynamics.watched import watch_list, why_nothing
 
 WATCH_FROM = 2.5
 ACT_FROM = 3.3
@@ -34,27 +32,6 @@ _EARLY_SHARE = 0.15
 """Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation is called `act`."""
 
 _UNCHANGED_SERIES = 3
-_METRICS = ("gold_bpb", "bpb", "acc_norm", "acc", "exact_match", "len_norm")
-"""The first of these that a task has (and its references have) stands for it: bits per byte move first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """One observation that speaks about the run.
-
-    Attributes:
-        kind: `change`, `level`, `divergence`, `loss`, `decay`, `unchanged` or `learning rate`.
-        verdict: what it calls for by itself.
-        domain: of the tasks; empty for the whole run.
-        deviation: in standard deviations, more being better; nan where it is no such thing.
-        sentence: in words, with numbers.
-    """
-
-    kind: str
-    verdict: str
-    domain: str = ""
-    deviation: float = float("nan")
-    sentence: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,17 +40,19 @@ class DomainState:
 
     Attributes:
         domain: its name.
-        verdict: of its tasks together.
+        verdict: of its tasks together; `unknown` if none of them is judged.
         change: their deviation from expectation in the window that shows it best; nan if nothing is expected.
         level: deviation of the latest scores from runs of this size and token count; nan without references.
         tasks: of the latest checkpoint, seen and expected.
+        unknown: why none of its tasks is judged; empty if some are.
     """
 
     domain: str
     verdict: str
-    change: float
-    level: float
-    tasks: tuple[Surprise, ...]
+    change: float = float("nan")
+    level: float = float("nan")
+    tasks: tuple[Surprise, ...] = ()
+    unknown: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +63,12 @@ class State:
         run: its name.
         step: of the checkpoint.
         tokens: of the checkpoint.
-        verdict: the worst of what the evidence calls for.
+        verdict: the gravest that the evidence calls for; `unknown` if there is none and nothing was judged.
         basis: what the run was held against, in words.
         domains: one by one.
         evidence: what speaks for more than `healthy`, the worst first; empty if nothing does.
         change: deviation of all tasks together, in the window that shows it best.
-        checkpoints: most that any judged curve has; 0 if there is nothing to hold scores against.
+        unknown: why nothing was judged, in words; empty if something was.
     """
 
     run: str
@@ -100,13 +79,16 @@ class State:
     domains: tuple[DomainState, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     change: float = float("nan")
-    checkpoints: int = field(default=0)
+    unknown: str = ""
 
     @property
     def summary(self) -> str:
         """One line: the verdict and the first reason."""
-        reason = f"as expected from {self.basis}" if self.checkpoints else f"held against {self.basis}"
-        return f"{self.verdict}: {self.evidence[0].sentence if self.evidence else reason}"
+        if self.evidence:
+            return f"{self.verdict}: {self.evidence[0].sentence}"
+        return f"{self.verdict}: " + (
+            f"nothing is judged. {self.unknown}" if self.unknown else f"as expected from {self.basis}"
+        )
 
 
 def assess(
@@ -121,11 +103,15 @@ def assess(
         expectation: learnt before (at a hook's start); by default made here.
     """
     chosen = usable_references(table, run) if references is None else list(references)
+    seen = watch_list(table, run, chosen)
     if expectation is None:
-        expectation = expect(table, run, watched(table, run, chosen), references=chosen)
-    curves = [curve for one in expectation.surfaces if (curve := table.get(run, one)) is not None]
+        expectation = expect(table, run, seen.series, references=chosen)
     tokens, facts = table.last_tokens(run), table.runs[run]
-    curves = [curve for curve in curves if curve.tokens_C[-1] == tokens]
+    curves = [
+        curve
+        for one in expectation.surfaces
+        if (curve := table.get(run, one)) is not None and curve.tokens_C[-1] == tokens
+    ]
     tasks = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
     losses = [curve for curve in curves if curve.domain == LOSS_DOMAIN]
     early = facts.total_tokens is not None and tokens < _EARLY_SHARE * facts.total_tokens
@@ -141,17 +127,21 @@ def assess(
         {curve.series: expectation.change(curve, window, total_tokens=facts.total_tokens) for curve in curves}
         for window in WINDOWS
     ]
+    levels = {curve.series: level for curve in tasks if (level := expectation.level(curve)) is not None}
+    judged = {one for by_series in changes for one, change in by_series.items() if change is not None} | set(levels)
     loss_change = _worst_window(changes, losses)
     loss_deviation = pooled(loss_change)
     if loss_deviation <= -WATCH_FROM:
         evidence.append(_loss_evidence(loss_change, loss_deviation, limit))
+    left_out = seen.left_out | {one: _why_not(table, run, one) for one in seen.series if one not in judged}
     domains = []
-    for domain in dict.fromkeys(curve.domain for curve in tasks):
+    for domain in dict.fromkeys(curve.domain for curve in tasks if curve.series in judged):
         of_domain = [curve for curve in tasks if curve.domain == domain]
-        levels = [one for curve in of_domain if (one := expectation.level(curve)) is not None]
-        state, found = _domain(domain, _worst_window(changes, of_domain), levels, limit)
+        of_level = [levels[curve.series] for curve in of_domain if curve.series in levels]
+        state, found = _domain(domain, _worst_window(changes, of_domain), of_level, limit)
         domains.append(state)
         evidence += found
+    domains += _unknown_domains(table, run, left_out, {state.domain for state in domains})
     together = _worst_window(changes, tasks)
     change = pooled(together)
     evidence += _together(together, change, losses, loss_deviation, limit)
@@ -160,32 +150,13 @@ def assess(
         run=run,
         step=max((int(curve.step_C[-1]) for curve in table.of_run(run)), default=-1),
         tokens=tokens,
-        verdict=max((one.verdict for one in evidence), key=VERDICTS.index, default=HEALTHY),
-        basis=_basis(expectation, tokens, bool(curves)),
+        verdict=gravest((one.verdict for one in evidence), default=HEALTHY if judged else UNKNOWN),
+        basis=_basis(expectation, tokens),
         domains=tuple(domains),
         evidence=tuple(evidence),
         change=change,
-        checkpoints=max((len(curve) for curve in curves), default=0),
+        unknown="" if judged else why_nothing(table, run, left_out),
     )
-
-
-def watched(table: CurveTable, run: str, references: Sequence[str]) -> list[Series]:
-    """One series for each task that has left chance, and the losses; where there are references, those they have."""
-    by_task: dict[tuple[str, int], Series] = {}
-    losses = []
-    for curve in table.of_run(run):
-        one = curve.series
-        if references and not any(table.get(name, one) is not None for name in references):
-            continue
-        if is_loss(curve):
-            losses.append(one)
-        elif one.metric in _METRICS and curve.task != MEAN_TASK and is_ability(curve):
-            key = (one.task, one.num_fewshot)
-            held = by_task.get(key)
-            if held is None or _METRICS.index(one.metric) < _METRICS.index(held.metric):
-                by_task[key] = one
-    guessed = at_chance(table, list(by_task.values()), references=references, run=run)
-    return [*(one for one in by_task.values() if one not in guessed), *losses]
 
 
 def state_rows(state: State) -> list[dict[str, Any]]:
@@ -210,11 +181,6 @@ def state_rows(state: State) -> list[dict[str, Any]]:
         for domain in state.domains
         for task in domain.tasks
     ]
-
-
-def is_loss(curve: TaskCurve) -> bool:
-    """Whether a curve is a language-modelling loss: held-out text or training."""
-    return curve.domain == LOSS_DOMAIN and curve.lower_is_better
 
 
 def _domain(
@@ -248,7 +214,7 @@ def _domain(
     shown = tuple(levels) if levels else tuple(worst)
     state = DomainState(
         domain=domain,
-        verdict=max((one.verdict for one in evidence), key=VERDICTS.index, default=HEALTHY),
+        verdict=gravest(one.verdict for one in evidence),
         change=change,
         level=level,
         tasks=shown,
@@ -363,9 +329,34 @@ def _seen(surprise: Surprise) -> str:
     return f"{surprise.series}: {surprise.seen:.4g}, expected {surprise.expected:.4g}"
 
 
-def _basis(expectation: Expectation, tokens: float, judged: bool) -> str:
-    if not judged:
-        return "nothing yet: too few checkpoints, and no references that measured the same"
+def _why_not(table: CurveTable, run: str, series: Series) -> str:
+    """Why a series that has left chance is not judged at the latest checkpoint."""
+    curve = table.get(run, series)
+    if curve is None or curve.tokens_C[-1] < table.last_tokens(run):
+        return "not measured at the latest checkpoint"
+    count = len(relevant(curve, table.runs[run].total_tokens))
+    return (
+        f"{count} checkpoint{'' if count == 1 else 's'} after the very first ones, where {FEWEST_CHECKPOINTS} are "
+        "needed to hold a run against its own past"
+    )
+
+
+def _unknown_domains(
+    table: CurveTable, run: str, left_out: Mapping[Series, str], known: Collection[str]
+) -> list[DomainState]:
+    """The domains of which no task is judged, with the reasons."""
+    by_domain: dict[str, dict[Series, str]] = {}
+    for one, reason in left_out.items():
+        curve = table.get(run, one)
+        if curve is not None and curve.domain not in known and curve.domain != LOSS_DOMAIN:
+            by_domain.setdefault(curve.domain, {})[one] = reason
+    return [
+        DomainState(domain=domain, verdict=UNKNOWN, unknown=why_nothing(table, run, reasons))
+        for domain, reasons in by_domain.items()
+    ]
+
+
+def _basis(expectation: Expectation, tokens: float) -> str:
     if not expectation.references:
         return "its own past"
     text = f"{len(expectation.references)} run(s) of {legible_count(int(expectation.smallest_parameters))} to "

@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from probes.dynamics.evidence import ACT, HEALTHY
 from probes.dynamics.expectation import Expectation, expect
 from probes.dynamics.noise import judged_value, unjudged_value
 from probes.dynamics.published import olmo_ladder, pythia
-from probes.dynamics.state import ACT, HEALTHY, State, assess, is_loss, watched
+from probes.dynamics.state import State, assess
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import CurveTable, TaskCurve
+from probes.dynamics.watched import is_loss, watched
 from tests.bench.dynamics.sets import markdown, mean, sets, sizes, tokens_at
 
 FAULTS = ("drop 5%", "drop 10%", "drop 20%", "plateau", "frozen", "regress")

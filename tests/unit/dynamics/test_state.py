@@ -4,21 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH
 from probes.dynamics.expectation import expect
 from probes.dynamics.published import pythia
 from probes.dynamics.references import read_references
-from probes.dynamics.state import (
-    ACT,
-    HEALTHY,
-    VERDICTS,
-    WATCH,
-    WATCH_FROM,
-    assess,
-    is_loss,
-    state_rows,
-    watched,
-)
+from probes.dynamics.state import WATCH_FROM, assess, state_rows
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series
+from probes.dynamics.watched import is_loss, watched
 from tests.support.curve_family import (
     LAWS,
     LOSS,
@@ -92,7 +84,6 @@ def test_a_healthy_run_is_healthy_and_says_against_what(whole, expectation):
     assert state.summary == "healthy: as expected from 4 run(s) of 400M to 6.00B parameters"
     assert {domain.domain: domain.verdict for domain in state.domains} == {"knowledge": HEALTHY, "commonsense": HEALTHY}
     assert [len(domain.tasks) for domain in state.domains] == [2, 2]
-    assert state.checkpoints == sum(step <= NOW for step in STEPS)
 
 
 def test_healthy_simulated_runs_are_never_called_act_and_seldom_watch():
@@ -283,14 +274,70 @@ def test_references_are_by_default_the_finished_smaller_runs_of_the_family(whole
     assert assess(at(whole, NOW, run=RUNS[0]), RUNS[0]).basis == "its own past"
 
 
-def test_too_little_is_said_to_be_too_little(whole):
+def test_too_few_checkpoints_are_unknown_with_their_number(whole):
     alone = whole.select(runs=[RUN])
-    state = assess(at(alone, 3_000), RUN)
-    basis = "nothing yet: too few checkpoints, and no references that measured the same"
-    assert state.summary == f"healthy: held against {basis}"
-    assert state.domains == () and np.isnan(state.change)
+    assert assess(at(alone, 73_000), RUN).verdict == HEALTHY, "the ninth checkpoint from half a percent on"
+    state = assess(at(alone, 63_000), RUN)
+    assert (state.verdict, state.evidence) == (UNKNOWN, ()) and np.isnan(state.change)
+    few = "8 checkpoints after the very first ones, where 9 are needed to hold a run against its own past"
+    assert state.summary == f"unknown: nothing is judged. alpha, beta, gamma and 2 more: {few}"
+    assert {domain.domain: (domain.verdict, domain.unknown) for domain in state.domains} == {
+        "knowledge": (UNKNOWN, f"alpha, beta: {few}"),
+        "commonsense": (UNKNOWN, f"gamma, delta: {few}"),
+    }
+
+
+def test_a_run_without_scores_is_unknown():
     empty = assess(CurveTable([RunFacts(name="new")], []), "new")
-    assert (empty.verdict, empty.step, empty.tokens, empty.basis) == (HEALTHY, -1, 0.0, basis)
+    assert (empty.verdict, empty.step, empty.tokens) == (UNKNOWN, -1, 0.0)
+    assert empty.summary == "unknown: nothing is judged. nothing has been measured yet"
+
+
+def flat(table, *, tasks=tuple(TASKS)):
+    """These tasks never leave chance; losses are left out."""
+    noise = np.random.default_rng(0)
+
+    def as_guessed(curve):
+        if curve.task not in TASKS:
+            return None
+        return (
+            with_values(curve, curve.chance + 0.004 * noise.normal(size=len(curve))) if curve.task in tasks else curve
+        )
+
+    return changed(table, as_guessed)
+
+
+def test_tasks_that_are_all_still_guessed_leave_nothing_to_judge(whole):
+    state = assess(flat(at(whole.select(runs=[RUN]), NOW)), RUN)
+    assert (state.verdict, state.evidence) == (UNKNOWN, ())
+    assert "alpha, beta, gamma and 1 more: at chance" in state.summary and "(12 checkpoints measured)" in state.summary
+    assert "too few" not in state.summary and "needed" not in state.summary
+
+
+def test_a_domain_that_is_still_guessed_is_unknown_beside_one_that_is_judged(whole):
+    state = assess(flat(at(whole.select(runs=[RUN]), NOW), tasks=("alpha", "beta")), RUN)
+    assert {domain.domain: domain.verdict for domain in state.domains} == {"commonsense": HEALTHY, "knowledge": UNKNOWN}
+    assert state.verdict == HEALTHY and state.unknown == ""
+    assert next(domain.unknown for domain in state.domains if domain.unknown).startswith("alpha, beta: at chance")
+
+
+def test_what_no_reference_has_measured_is_said_to_be_so(whole):
+    other = changed(whole, lambda c: replace(c, task=f"new_{c.task}") if c.run == RUN else c)
+    state = assess(at(other, NOW), RUN, references=OTHERS)
+    assert state.verdict == UNKNOWN
+    assert state.summary.endswith("new_alpha, new_beta, new_gamma and 2 more: no reference has measured it")
+
+
+def test_metrics_that_are_never_judged_are_named(whole):
+    odd = changed(whole.select(runs=[RUN]), lambda c: replace(c, metric="margin"))
+    assert assess(odd, RUN).summary.endswith("by a metric that is judged (measured: margin)")
+
+
+def test_a_task_that_fell_to_chance_is_still_watched(whole):
+    alone = whole.select(runs=[RUN])
+    for last in (1, 2, 3, 6):
+        fallen = fault(alone, drop(1.0, of=0.25), tasks=("alpha",), last=last)
+        assert TASKS["alpha"].series in watched(fallen, RUN, []), last
 
 
 def test_the_worst_evidence_comes_first_and_gives_the_verdict(whole, expectation):

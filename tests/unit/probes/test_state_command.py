@@ -123,7 +123,8 @@ def test_references_that_measured_nothing_the_same_are_said_to_be_none(whole, tm
     path = write_run(whole, tmp_path / "run.csv")
     assert main(["state", str(path), "--references", "published:pythia"]) == 0
     printed = capsys.readouterr().out
-    assert "healthy: held against nothing yet: too few checkpoints, and no references that measured the same" in printed
+    unreferenced = "alpha, beta, gamma and 2 more: no reference has measured it"
+    assert f"unknown: nothing is judged. {unreferenced}" in printed
     assert "as expected" not in printed
 
 
