@@ -92,9 +92,9 @@ def _nothing_left(table: CurveTable, options: argparse.Namespace) -> str:
             "predicted as if that run had not."
         )
     if options.only or options.seen or _in_progress(table, options):
-        from probes.dynamics.predict import PREDICTED_METRICS
+        from probes.dynamics.metrics import PREDICTED
 
-        return f"The runs have none of the metrics that can be predicted: {', '.join(PREDICTED_METRICS)}."
+        return f"The runs have none of the metrics that can be predicted: {', '.join(PREDICTED)}."
     furthest = max(table.runs, key=table.last_tokens)
     last = f"the latest checkpoint of {furthest} is at {legible_count(int(table.last_tokens(furthest)))} tokens"
     if options.at_tokens is not None:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrain.errors import ProbeError
+from probes.dynamics.metrics import is_loss_metric, is_text_loss
 from probes.dynamics.noise import judged_value, log_tokens
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
 AXES = ("tokens", "tokens_per_parameter", "flops", "loss")
-_LOSS_METRICS = ("loss", "ce_loss", "bits_per_byte", "bpb", "gold_bpb", "ppl", "perplexity", "word_perplexity")
 
 
 def positions(table: CurveTable, curve: TaskCurve, *, axis: str = "tokens", loss: Series | None = None) -> np.ndarray:
@@ -54,7 +54,7 @@ def loss_series(table: CurveTable) -> Series:
     """
     runs_with: dict[Series, int] = {}
     for curve in table:
-        if curve.metric in _LOSS_METRICS and (curve.domain == LOSS_DOMAIN or curve.metric in ("loss", "ce_loss")):
+        if is_loss_metric(curve.metric) and (curve.domain == LOSS_DOMAIN or is_text_loss(curve.metric)):
             runs_with[curve.series] = runs_with.get(curve.series, 0) + 1
     if not runs_with:
         raise ProbeError(

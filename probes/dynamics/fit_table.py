@@ -19,14 +19,18 @@ from probes.dynamics.fit_law import LawFit, Prediction, fit_law
 from probes.dynamics.law_points import final_points, place
 from probes.dynamics.laws import LAWS, Target
 from probes.dynamics.link import LINKS
+from probes.dynamics.metrics import (
+    ACCURACIES,
+    LOSSES,
+    PERPLEXITIES,
+    is_accuracy,
+    is_loss_metric,
+)
 from probes.dynamics.resample import resample
 from probes.dynamics.single_run import fit_single_run
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.tasks import ACCURACIES
 from probes.dynamics.two_step import TwoStepFit, fit_two_step
 
-LOSSES = ("gold_bpb", "bpb", "bits_per_byte", "ce_loss", "loss")
-"""Metrics a law of the loss describes, the best base of a score first. Perplexities, their exponentials, are none."""
 _RATE = "learning_rate"
 _TWO_STEP_LAWS = ("ladder", "gadre", "flops", "llama3")
 _DIRECT_LAWS = ("direct", "direct-flops")
@@ -78,8 +82,9 @@ def fit_rows(table: CurveTable, wanted: WantedFits) -> list[dict[str, Any]]:
     fits = {"tokens": _single_rows, "annealing": _annealing_rows, "annealing-sizes": _annealing_rows}
     rows = list(fits.get(law, _between_rows)(table, series, wanted, law))
     if not rows:
+        described = ACCURACIES if law in _DIRECT_LAWS else LOSSES + PERPLEXITIES
         raise ProbeError(
-            f"The law {law} describes {', '.join(ACCURACIES) if law in _DIRECT_LAWS else ', '.join(LOSSES)}"
+            f"The law {law} describes {', '.join(described)}"
             f"{'' if law in _DIRECT_LAWS else ', and scores through a loss of the same task'}; the table has none of "
             "them among the tasks and metrics asked for."
         )
@@ -96,32 +101,34 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
     at = None
     if wanted.parameters is not None and wanted.tokens is not None:
         at = place(wanted.parameters, wanted.tokens)
-    scores = [one for one in series if one.metric in ACCURACIES]
+    scores = [one for one in series if is_accuracy(one.metric)]
     guessed = at_chance(table, scores, references=list(table.runs)) if scores else {}
     known: dict[Series, LawFit] = {}
 
     def law_of(loss: Series) -> LawFit:
         """A loss's fit, once for itself and for the scores that start from it."""
         if loss not in known:
-            known[loss] = resample(fit_law(LAWS[law], final_points(table, loss)), draws=wanted.draws)
+            known[loss] = resample(
+                fit_law(LAWS[law], final_points(table, loss), target=Target.of_metric(loss.metric)), draws=wanted.draws
+            )
         return known[loss]
 
     for one in series:
         if one in guessed:
             yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=guessed[one])
-        elif one.metric in LOSSES and law in _TWO_STEP_LAWS:
+        elif is_loss_metric(one.metric) and law in _TWO_STEP_LAWS:
             fit = law_of(one)
             yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
-        elif one.metric in ACCURACIES and law in _DIRECT_LAWS:
+        elif is_accuracy(one.metric) and law in _DIRECT_LAWS:
             target = Target("log_score", next(curve.chance for curve in table.of_series(one)))
             fit = resample(fit_law(LAWS[law], final_points(table, one), target=target), draws=wanted.draws)
             yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
-        elif one.metric in ACCURACIES and (loss := _loss_of(table, one)) is not None:
+        elif is_accuracy(one.metric) and (loss := _loss_of(table, one)) is not None:
             chained = fit_two_step(
                 table, loss=loss, score=one, link=LINKS[wanted.link], draws=wanted.draws, step1=law_of(loss)
             )
             yield _chained_row(chained, one, loss, law=law, level=wanted.level) | _predicted(chained, at, wanted.level)
-        elif one.metric in ACCURACIES and wanted.law == "auto":
+        elif is_accuracy(one.metric) and wanted.law == "auto":
             lengths = {curve.tokens_C[-1] for curve in table.of_series(one)}
             yield from _between_rows(
                 table, [one], wanted, "direct" if len(lengths) >= _FEWEST_SIZES else "direct-flops"
@@ -130,10 +137,10 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
 
 def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
     """The law in tokens, for each run its own."""
-    scores = [one for one in series if one.metric in ACCURACIES]
+    scores = [one for one in series if is_accuracy(one.metric)]
     guessed = {run: at_chance(table, scores, references=[run]) if scores else {} for run in table.runs}
     for one in series:
-        if one.metric not in (*LOSSES, *ACCURACIES):
+        if not (is_loss_metric(one.metric) or is_accuracy(one.metric)):
             continue
         for curve in table.of_series(one):
             if one in guessed[curve.run]:

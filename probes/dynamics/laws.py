@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from probes.dynamics.metrics import is_lower_better, is_perplexity
+
 PARAMETERS, TOKENS, FLOPS = "parameters", "tokens", "flops"
 FORWARD_AREA, ANNEALING_AREA = "forward_area", "annealing_area"
 HUBER_DELTA = 1e-3
@@ -166,21 +168,24 @@ class Design:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What of a score a law describes; all but `value` turn a score that rises to 1 into a number that falls to 0.
+    """What of a score a law describes; `error` and `log_score` turn a score that rises to 1 into what falls to 0.
 
     Attributes:
-        kind: `value`, the number itself; `error`, 1 − score; `log_score`, −log of the score above chance, rescaled to
-            1 for everything right (arXiv 2512.08894 fits −log Q).
+        kind: `value`, the number itself; `log`, its logarithm, for perplexities; `error`, 1 − score; `log_score`, −log
+            of the score above chance, rescaled to 1 for everything right (arXiv 2512.08894 fits −log Q).
         chance: score of guessing, for `log_score`; nan counts as 0.
     """
 
-    kind: Literal["value", "error", "log_score"] = "value"
+    kind: Literal["value", "log", "error", "log_score"] = "value"
     chance: float = float("nan")
 
     def of(self, score_R: np.ndarray) -> np.ndarray:
-        """From scores; nan where a score is not above chance and that has no logarithm."""
+        """From scores; nan where a score is not above chance (a perplexity not above 1) and that has no logarithm."""
         if self.kind == "value":
             return np.asarray(score_R, np.float64)
+        if self.kind == "log":
+            value_R = np.asarray(score_R, np.float64)
+            return np.log(np.where(value_R > 1.0, value_R, np.nan))
         if self.kind == "error":
             return 1.0 - np.asarray(score_R, np.float64)
         share_R = (np.asarray(score_R, np.float64) - self._guess) / (1.0 - self._guess)
@@ -190,9 +195,18 @@ class Target:
         """To scores; monotone, so quantiles go through."""
         if self.kind == "value":
             return value_R
+        if self.kind == "log":
+            return np.exp(value_R)
         if self.kind == "error":
             return 1.0 - value_R
         return self._guess + (1.0 - self._guess) * np.exp(-value_R)
+
+    @classmethod
+    def of_metric(cls, metric: str) -> Target:
+        """What a law of the loss describes: a loss itself, the logarithm of a perplexity, the error of a score."""
+        if is_perplexity(metric):
+            return cls("log")
+        return cls() if is_lower_better(metric) else cls("error")
 
     @property
     def _guess(self) -> float:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from probes.dynamics.metrics import is_perplexity
 from probes.dynamics.table import TaskCurve
 
 STDERR_SHARE = 0.35
 """Least checkpoint noise, in binomial standard errors: on Pythia 410M to 12B (seven tasks, four sets) its median is
 0.50 of them, its lower quartile 0.37, and a much lower figure from ten checkpoints is luck."""
 
-_PERPLEXITIES = frozenset({"ppl", "perplexity", "word_perplexity", "byte_perplexity", "ppl_gold"})
 _LEAST_PIECES = 5
 _WIDEST_SPAN = 1.0
 """In natural logarithms of tokens, from the checkpoint before to the one after."""
@@ -54,19 +54,19 @@ def log_tokens(tokens_C: np.ndarray) -> np.ndarray:
 
 def judged_value(curve: TaskCurve) -> np.ndarray:
     """The scores with the sign turned so that more is better; perplexities as the nats they are the exponential of."""
-    value_C = np.log(np.maximum(curve.value_C, 1e-300)) if curve.metric in _PERPLEXITIES else curve.value_C
+    value_C = np.log(np.maximum(curve.value_C, 1e-300)) if is_perplexity(curve.metric) else curve.value_C
     return -value_C if curve.lower_is_better else np.asarray(value_C)
 
 
 def unjudged_value(curve: TaskCurve, judged_Q: np.ndarray) -> np.ndarray:
     """Back from `judged_value`'s unit to the curve's metric."""
     value_Q = -judged_Q if curve.lower_is_better else judged_Q
-    return np.exp(value_Q) if curve.metric in _PERPLEXITIES else value_Q
+    return np.exp(value_Q) if is_perplexity(curve.metric) else value_Q
 
 
 def judged_stderr(curve: TaskCurve) -> np.ndarray:
     """The standard errors over items that belong to `judged_value`."""
-    if curve.metric in _PERPLEXITIES:
+    if is_perplexity(curve.metric):
         return curve.stderr_C / np.maximum(curve.value_C, 1e-300)
     return curve.stderr_C
 

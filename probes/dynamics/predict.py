@@ -14,6 +14,7 @@ from scipy import stats
 
 from probes.dynamics.chance import at_chance
 from probes.dynamics.extrapolate import FEWEST, extrapolate
+from probes.dynamics.metrics import PREDICTED, is_predicted
 from probes.dynamics.noise import unjudged_value
 from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
@@ -21,11 +22,6 @@ from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 
 LEVEL = 0.8
 """Share of the truths an interval is to hold."""
-
-_SCORES = ("acc", "acc_norm", "exact_match", "len_norm")
-_LOSSES = ("gold_bpb", "bpb", "ppl", "perplexity", "loss", "ce_loss")
-PREDICTED_METRICS = _SCORES + _LOSSES
-"""Metrics with a best value that the laws know; others are refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +134,7 @@ def usable_references(table: CurveTable, run: str) -> list[str]:
 
 def predictable(table: CurveTable, run: str) -> list[Series]:
     """Series of a run with a metric that can be predicted, abilities first."""
-    curves = [curve for curve in table.of_run(run) if curve.metric in PREDICTED_METRICS]
+    curves = [curve for curve in table.of_run(run) if is_predicted(curve.metric)]
     return [curve.series for curve in sorted(curves, key=lambda curve: curve.domain == LOSS_DOMAIN)]
 
 
@@ -146,8 +142,8 @@ def _why_not(table: CurveTable, run: str, series: Series, tokens: float | None) 
     curve = table.get(run, series)
     if curve is None:
         return f"{run} has no scores of it."
-    if series.metric not in PREDICTED_METRICS:
-        return f"{series.metric} has no law: predicted are {', '.join(PREDICTED_METRICS)}."
+    if not is_predicted(series.metric):
+        return f"{series.metric} has no law: predicted are {', '.join(PREDICTED)}."
     if tokens is None:
         return "it is not known how long the run is to be: say it with --at-tokens or in a --runs file."
     if tokens <= curve.tokens_C[-1] * (1 + 1e-9):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from probes.dynamics.metrics import is_accuracy
 from probes.dynamics.published_recipes import FULL_ITEMS, NEW_NAMES
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 
@@ -17,8 +18,6 @@ _SUBJECTS = 57
 _PARTS = ("hendrycksTest-", "mmlu_")
 _FIELDS = frozenset({"mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"})
 _BUNDLED = "fineline_"
-_COUNTED = ("acc", "acc_norm", "em", "exact_match")
-"""Metrics whose items are right or wrong: score and standard error tell how many there were."""
 _NO_PLAIN_MEANS = ("truthfulqa_mc2", "mmlu")
 """Graded, or a mean of means, whose standard error is below that of as many right or wrong answers."""
 _ITEMS_SHARE = 0.1
@@ -82,7 +81,7 @@ def _items(curve: TaskCurve, wanted: Series) -> tuple[str, ...]:
     whole, told = FULL_ITEMS.get(wanted.task), items_of(curve)
     if whole is None or not np.isfinite(told):
         return ()
-    graded = wanted.metric not in _COUNTED or wanted.task in _NO_PLAIN_MEANS
+    graded = not is_accuracy(wanted.metric) or wanted.task in _NO_PLAIN_MEANS
     if told < (1.0 - _ITEMS_SHARE) * whole or (not graded and told > (1.0 + _ITEMS_SHARE) * whole):
         kind = "at most" if graded else "about"
         return (f"by its standard error the run was scored on {kind} {round(told):,} items, the original on {whole:,}",)

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pretrain.track import names
+from probes.dynamics.metrics import is_accuracy
 from probes.dynamics.read_json import columns_of, read_bytes
 from probes.dynamics.table import LOSS_DOMAIN, RunFacts, Series, TaskCurve, make_curve
-from probes.dynamics.tasks import ACCURACIES, chance_of
+from probes.dynamics.tasks import chance_of
 from probes.dynamics.tidy import MEAN_TASK, family_in, ordered_groups, size_in
 from probes.record import Measurement
 from probes.report.run_files import RunFiles, read_config, read_events
@@ -148,7 +149,7 @@ def _probe_curves(columns: Mapping[str, Any], *, run: str, chance: Mapping[str, 
 
 def _chance(task: str, metric: str, told: Mapping[str, float]) -> float:
     """As the plan counted the choices; with a single choice, as for a last word, guessing scores nothing."""
-    if metric not in ACCURACIES or task not in told:
+    if not is_accuracy(metric) or task not in told:
         return chance_of(task, metric)
     return float(told[task]) if told[task] < 1.0 else 0.0
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probes.dynamics.metrics import is_text_loss
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series
 from probes.dynamics.tasks import is_twin
 from probes.dynamics.trust import TrustRule, Verdict, judge
@@ -18,7 +19,6 @@ from probes.dynamics.trust import TrustRule, Verdict, judge
 _LARGE_BENCHMARK = 5
 """From so many parts on, one part is recommended only where most parts can be trusted: two of MMLU's 57 subjects that
 rise tell of the wording of their answers, not of MMLU."""
-_LOSSES = frozenset({"loss", "ce_loss"})
 _MOST_LOOKS = 30
 
 
@@ -161,7 +161,7 @@ def _worth_watching(verdicts: Sequence[Verdict]) -> list[Verdict]:
     kept: list[Verdict] = []
     for group in groups.values():
         trusted = [verdict for verdict in group if verdict.trusted]
-        is_loss = group[0].domain == LOSS_DOMAIN or group[0].series.metric in _LOSSES
+        is_loss = group[0].domain == LOSS_DOMAIN or is_text_loss(group[0].series.metric)
         if not is_loss and 2 * len(trusted) >= len(group):
             kept.extend(trusted)
     return kept

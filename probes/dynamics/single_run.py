@@ -28,7 +28,8 @@ def fit_single_run(curve: TaskCurve, *, skip: float = SKIP, draws: int = DEFAULT
     """Fits the law in tokens to a curve as far as it has come; deterministic.
 
     Args:
-        curve: a loss, fitted as it is, or a score that rises to 1, of which the error is fitted.
+        curve: a loss, fitted as it is, a perplexity, of which the logarithm is fitted, or a score that rises to 1, of
+            which the error is.
         skip: share of the tokens so far to leave out from the start, see `SKIP`.
         draws: resampled fits; 0 gives no intervals.
     """
@@ -36,7 +37,7 @@ def fit_single_run(curve: TaskCurve, *, skip: float = SKIP, draws: int = DEFAULT
     late_C |= np.arange(len(curve)) >= len(curve) - FEWEST
     kept = curve.where(late_C & (curve.tokens_C > 0))
     points = Points(feature_R={TOKENS: kept.tokens_C}, value_R=kept.value_C, group_R=stretches(len(kept)))
-    fit = fit_law(TOKENS_LAW, points, target=Target() if curve.lower_is_better else Target("error"))
+    fit = fit_law(TOKENS_LAW, points, target=Target.of_metric(curve.metric))
     return resample(fit, draws=draws, how="residuals", widening=WIDENING)
 
 

@@ -1,7 +1,8 @@
 """The one table of training dynamics: runs, and a curve for each metric of each task of each run.
 
 Everything in `probes.dynamics` takes a `CurveTable` and gives plain results. Files are read in `probes.dynamics.load`;
-what is known of a task by its name (domain, chance) is in `probes.dynamics.tasks`.
+what is known of a task by its name (domain, chance) is in `probes.dynamics.tasks`, of a metric in
+`probes.dynamics.metrics`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probes.dynamics.tasks import is_lower_better
+from probes.dynamics.metrics import is_lower_better
 
 LOSS_DOMAIN = "loss"
 """Domain of curves that measure the language model itself: training loss, validation losses, learning rate."""

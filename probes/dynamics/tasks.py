@@ -1,4 +1,4 @@
-"""What is known of a task by its name alone: its domain and the score of guessing; and which metrics fall.
+"""What is known of a task by its name alone: its domain and the score of guessing.
 
 For records that do not say it themselves (lm-eval results, published tables). A run's own record does: its suite names
 the domains and its plan counts the choices. Domains follow the bundled suites of `configs/probes`.
@@ -10,23 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-LOWER_IS_BETTER = frozenset(
-    {
-        "gold_bpb",
-        "bpb",
-        "bits_per_byte",
-        "byte_perplexity",
-        "word_perplexity",
-        "perplexity",
-        "ppl",
-        "ppl_gold",
-        "loss",
-        "ce_loss",
-        "brier_score",
-    }
-)
-ACCURACIES = ("acc", "acc_norm", "exact_match", "len_norm")
-"""Metrics whose score of guessing is the share of right answers among the choices."""
+from probes.dynamics.metrics import is_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +98,7 @@ def chance_of(name: str, metric: str) -> float:
     if metric.endswith("_rescaled"):
         return 0.0
     known = known_task(name)
-    return known.chance if known and metric in ACCURACIES else float("nan")
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether smaller values of a metric are better."""
-    return metric in LOWER_IS_BETTER
-
-
-def tells_quality(metric: str) -> bool:
-    """Whether more of a metric means a better model, and no other metric of the record says the same.
-
-    The probability of all choices together falls when a model learns to tell them apart; scores by length and rescaled
-    ones repeat what the plain ones say.
-    """
-    return not metric.startswith("total_prob") and not metric.endswith(("_per_token", "_per_byte", "_rescaled"))
+    return known.chance if known and is_accuracy(metric) else float("nan")
 
 
 def is_twin(first: str, second: str) -> bool:

@@ -14,11 +14,10 @@ import numpy as np
 from scipy import special
 
 from probes.dynamics.definitions import monotonicity
+from probes.dynamics.metrics import ACCURACIES, BITS_PER_BYTE, plain, tells_quality
 from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.tasks import ACCURACIES, tells_quality
 
-_BITS_PER_BYTE = ("gold_bpb", "bpb")
 _NO_ABILITIES = frozenset({"bias", LOSS_DOMAIN})
 DECAYING_TASKS = 2
 """So many decaying tasks speak of the run, which is no reference then: one may be luck or the task's own."""
@@ -145,7 +144,7 @@ def decaying_tasks(verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     for verdict in verdicts:
-        speaks = verdict.series.metric in (*ACCURACIES, *_BITS_PER_BYTE)
+        speaks = plain(verdict.series.metric) in (*ACCURACIES, *BITS_PER_BYTE)
         if verdict.decays and speaks and verdict.series.task not in found[verdict.run]:
             found[verdict.run].append(verdict.series.task)
     return {run: tasks for run, tasks in found.items() if tasks}

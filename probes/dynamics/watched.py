@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from probes.dynamics.chance import at_chance
+from probes.dynamics.metrics import EARLIEST_FIRST, plain
 from probes.dynamics.noise import judged_value
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 from probes.dynamics.tidy import MEAN_TASK
 from probes.dynamics.trust import TrustRule, is_ability
-
-_METRICS = ("gold_bpb", "bpb", "acc_norm", "acc", "exact_match", "len_norm")
-"""The first of these that a task has (and its references have) stands for it: bits per byte move first."""
 
 _MEAN_OF = 3
 """Checkpoints whose mean is a task's best."""
@@ -56,7 +54,7 @@ def watch_list(table: CurveTable, run: str, references: Sequence[str]) -> Watche
     losses, unreferenced = [], []
     for curve in table.of_run(run):
         one = curve.series
-        stands_for_task = one.metric in _METRICS and curve.task != MEAN_TASK and is_ability(curve)
+        stands_for_task = plain(one.metric) in EARLIEST_FIRST and curve.task != MEAN_TASK and is_ability(curve)
         if not is_loss(curve) and not stands_for_task:
             continue
         if known and not any(table.get(name, one) is not None for name in known):
@@ -66,7 +64,7 @@ def watch_list(table: CurveTable, run: str, references: Sequence[str]) -> Watche
         else:
             key = (one.task, one.num_fewshot)
             held = by_task.get(key)
-            if held is None or _METRICS.index(one.metric) < _METRICS.index(held.metric):
+            if held is None or _rank(one) < _rank(held):
                 by_task[key] = one
     guessed = at_chance(_until_the_best(table, run), list(by_task.values()), references=known, run=run)
     left_out = {one: f"{reason.removesuffix('.')} ({_count(table, run, one)})" for one, reason in guessed.items()}
@@ -100,6 +98,10 @@ def why_nothing(table: CurveTable, run: str, left_out: Mapping[Series, str]) -> 
         return "nothing has been measured yet"
     measured = ", ".join(metrics[:5])
     return f"no task and no loss was measured by a metric that is judged (measured: {measured})"
+
+
+def _rank(series: Series) -> int:
+    return EARLIEST_FIRST.index(plain(series.metric))
 
 
 def _count(table: CurveTable, run: str, series: Series) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.dynamics.beside_original import Beside, put_beside
+from probes.dynamics.metrics import PLAINEST_FIRST
 from probes.dynamics.onset import AT, ChangePoint, arise
 from probes.dynamics.originals import find_original
 from probes.dynamics.predict import predict_finals, usable_references
@@ -20,7 +21,7 @@ from probes.dynamics.recommend import benchmark_of, recommend
 from probes.dynamics.similarity import compare_sizes
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from probes.dynamics.trust import judge
-from probes.report.compare_curves import MOST_HIGHLIGHTED, SCORE_METRICS, Panel, best_series, thinned
+from probes.report.compare_curves import MOST_HIGHLIGHTED, Panel, best_series, thinned
 from probes.report.compare_intervals import OnsetRow, PredictionRow
 from probes.report.compare_tables import SimilarityRow, TrustRow
 
@@ -40,7 +41,7 @@ _FAMILY_RUNS, _MOST_REFERENCES = 12, 6
 
 def telling(table: CurveTable, runs: Sequence[str]) -> set[Series]:
     """The scores that are worth watching in at least one of these runs."""
-    wanted = set(best_series(table, SCORE_METRICS).values())
+    wanted = set(best_series(table, PLAINEST_FIRST).values())
     verdicts = [one for one in judge(table.select(runs=runs)) if one.series in wanted]
     by_run = {run: [one for one in verdicts if one.run == run] for run in runs}
     return {one.series for run, own in by_run.items() for one in recommend(table, run, limit=len(own), verdicts=own)}
@@ -75,7 +76,7 @@ def onsets(table: CurveTable, panels: Sequence[Panel], runs: Sequence[str]) -> t
 
 def trust(table: CurveTable, runs: Sequence[str]) -> list[TrustRow]:
     """A verdict for each score of these runs; those recommended have a place."""
-    wanted = set(best_series(table, SCORE_METRICS).values())
+    wanted = set(best_series(table, PLAINEST_FIRST).values())
     rows = []
     verdicts = judge(table.select(runs=runs))
     for run in runs:
@@ -186,7 +187,7 @@ def _size(table: CurveTable, run: str) -> float:
 
 def _telling_series(table: CurveTable, run: str, most: int) -> list[Series]:
     """The tasks of a run to look at: all that are worth watching, and some others where those are few."""
-    wanted = set(best_series(table.select(runs=[run]), SCORE_METRICS).values())
+    wanted = set(best_series(table.select(runs=[run]), PLAINEST_FIRST).values())
     verdicts = [one for one in judge(table.select(runs=[run])) if one.series in wanted]
     chosen = dict.fromkeys(one.series for one in recommend(table, run, limit=most, verdicts=verdicts))
     parts = Counter(benchmark_of(one.series.task) for one in verdicts)

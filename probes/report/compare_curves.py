@@ -15,11 +15,9 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.dynamics.align import loss_series, positions
+from probes.dynamics.metrics import plain
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
-SCORE_METRICS = ("acc", "exact_match", "len_norm", "acc_norm")
-"""Best first; of one task the metric that most runs have is taken."""
-BITS_METRICS = ("gold_bpb", "bpb")
 AXIS_TITLES = {
     "tokens": "tokens",
     "tokens_per_parameter": "tokens per parameter",
@@ -79,12 +77,12 @@ def best_series(table: CurveTable, metrics: Sequence[str]) -> dict[str, Series]:
         counts.update(
             curve.series
             for curve in table.of_run(run)
-            if curve.metric in metrics
+            if plain(curve.metric) in metrics
             and curve.domain not in (LOSS_DOMAIN, _BIAS)
             and (curve.lower_is_better or np.isfinite(curve.chance))
         )
     found: dict[str, Series] = {}
-    for series in sorted(counts, key=lambda one: (-counts[one], metrics.index(one.metric), one.num_fewshot)):
+    for series in sorted(counts, key=lambda one: (-counts[one], metrics.index(plain(one.metric)), one.num_fewshot)):
         found.setdefault(series.task, series)
     return found
 

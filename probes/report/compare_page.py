@@ -14,13 +14,12 @@ from pathlib import Path
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
 from probes.dynamics.beside_original import Beside
+from probes.dynamics.metrics import BITS_PER_BYTE, PLAINEST_FIRST
 from probes.dynamics.originals import pairs_in
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable
 from probes.report import compare_analysis as analysis
 from probes.report.compare_curves import (
-    BITS_METRICS,
     MOST_HIGHLIGHTED,
-    SCORE_METRICS,
     Axis,
     Panel,
     domain_panels,
@@ -119,14 +118,14 @@ def compare(table: CurveTable, *, beside: Sequence[Beside] | None = None) -> Com
     if not scored:
         raise ProbeError("There are no scores to compare. Give runs that were probed, or tables of scores.")
     table = table.select(runs=scored)
-    ranking = overall(domain_panels(table, SCORE_METRICS)) if len(table.runs) > MOST_HIGHLIGHTED else []
+    ranking = overall(domain_panels(table, PLAINEST_FIRST)) if len(table.runs) > MOST_HIGHLIGHTED else []
     chosen = highlighted(table, {curve.run: float(curve.value_C[-1]) for curve in ranking})
     wanted = analysis.telling(table, chosen)
     axes, missing = shared_axes(table, list(table.runs))
     return Comparison(
         table=table,
-        panels=domain_panels(table, SCORE_METRICS, wanted=wanted)[:_MOST_PANELS],
-        bits=domain_panels(table, BITS_METRICS)[:_MOST_PANELS],
+        panels=domain_panels(table, PLAINEST_FIRST, wanted=wanted)[:_MOST_PANELS],
+        bits=domain_panels(table, BITS_PER_BYTE)[:_MOST_PANELS],
         axes=axes,
         missing=missing,
         styles=styles_of(chosen),

@@ -34,7 +34,6 @@ _RECORD_ONLY_SUFFIXES = ("_per_token", "_per_char", "_per_byte")
 _TABLE_ONLY = frozenset(
     {"margin", "norm_margin", "soft_log", "total_prob", "acc_rescaled", "acc_norm_rescaled", "ppl_gold"}
 )
-ACCURACIES = ("acc", "acc_norm", "exact_match")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,9 @@ from typing import Any
 
 from pretrain.track import names
 from pretrain.track.legible import legible_count, legible_seconds
+from probes.dynamics.metrics import ACCURACIES, is_accuracy
 from probes.report.axis import TokenAxis
-from probes.report.curves import ACCURACIES, MEAN_TASK, METRIC_TITLES, Curve, Point, chance_of, leading_metrics
+from probes.report.curves import MEAN_TASK, METRIC_TITLES, Curve, Point, chance_of, leading_metrics
 from probes.report.layout import INK, MUTED, PALETTE, Label, Panel, base_layout, end_labels, panel_title, y_axis
 from probes.report.run_files import RunFiles
 from probes.report.traces import marked_line, plain_line, smoothed, thinned, within
@@ -124,7 +125,7 @@ def probe_figures(run: RunFiles, axis: TokenAxis, domain: str) -> list[Figure]:
         _probe_figure(
             [curve for curve in of_domain if curve.metric == metric],
             axis,
-            chance=run.chance if metric in ACCURACIES else {},
+            chance=run.chance if is_accuracy(metric) else {},
         )
         for metric in metrics
     ]

@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.dynamics.tasks import LOWER_IS_BETTER
+from probes.dynamics.metrics import is_lower_better
 from probes.report.curves import MEAN_TASK, Curve, leading_metrics
 from probes.report.run_files import read_run
 
@@ -79,7 +79,7 @@ def _html_row(curve: Curve) -> str:
     before, after, change, in_stderr = _numbers(curve)
     measured = curve.change.in_stderr
     clear = measured is not None and abs(measured) >= _CLEAR_IN_STDERR
-    improved = (curve.change.difference < 0) == (curve.metric in LOWER_IS_BETTER)
+    improved = (curve.change.difference < 0) == is_lower_better(curve.metric)
     verdict = f' class="number {"better" if improved else "worse"}"' if clear else ' class="number"'
     mark = ("better" if improved else "worse") if clear else ""
     items = f"{curve.num_items:,}" if curve.num_items else "–"

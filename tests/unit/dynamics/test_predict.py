@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from probes.dynamics.metrics import PREDICTED
 from probes.dynamics.predict import (
     LEVEL,
-    PREDICTED_METRICS,
     Prediction,
     predict_finals,
     predictable,
@@ -153,7 +153,7 @@ def test_a_metric_without_a_law_is_refused(table):
     curves = [replace(c, metric="brier_score") for c in table if c.task == "alpha"]
     both = CurveTable(table.runs.values(), [*table.curves, *curves]).until(RUN, SEEN)
     found = predict_final(both, RUN, odd)
-    assert found.refused == f"brier_score has no law: predicted are {', '.join(PREDICTED_METRICS)}."
+    assert found.refused == f"brier_score has no law: predicted are {', '.join(PREDICTED)}."
     assert np.isnan([found.value, found.low, found.high]).all() and found.method == ""
     assert odd not in predictable(both, RUN)
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from probes.dynamics.tasks import chance_of, domain_of, is_lower_better, is_twin, known_task
+from probes.dynamics.tasks import chance_of, domain_of, is_twin, known_task
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,6 @@ def test_chance_is_known_of_accuracies_only() -> None:
     assert math.isnan(chance_of("piqa", "gold_bpb"))
     assert math.isnan(chance_of("my_own_task", "acc"))
     assert chance_of("my_own_task", "acc_rescaled") == 0.0
-
-
-def test_losses_and_perplexities_fall() -> None:
-    assert all(map(is_lower_better, ("gold_bpb", "bpb", "loss", "perplexity", "ppl", "ce_loss", "brier_score")))
-    assert not any(map(is_lower_better, ("acc", "acc_norm", "len_norm", "correct_prob", "soft_log")))
 
 
 def test_splits_of_one_task_are_twins_and_other_tasks_are_not() -> None:

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from probes.dynamics.metrics import BITS_PER_BYTE, PLAINEST_FIRST
 from probes.dynamics.published import olmo_ladder, pythia
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series, TaskCurve, curve_of
 from probes.report.compare_curves import (
-    BITS_METRICS,
-    SCORE_METRICS,
     Axis,
     best_series,
     domain_panels,
@@ -35,7 +34,7 @@ def test_a_mean_is_over_rescaled_scores_without_the_checkpoint_before_training()
     table = CurveTable(
         [], [curve("a", "piqa", (0.5, 0.5, 0.75, 1.0)), curve("a", "copa", (0.5, 0.75, 0.75, 0.5), chance=0.25)]
     )
-    (panel,) = domain_panels(table, SCORE_METRICS)
+    (panel,) = domain_panels(table, PLAINEST_FIRST)
     assert panel.domain == "commonsense" and list(panel.tasks) == ["piqa", "copa"]
     (mean,) = panel.means
     assert mean.tokens_C.tolist() == [1e9, 2e9, 4e9] and mean.step_C.tolist() == [1, 2, 3]
@@ -54,7 +53,7 @@ def test_a_mean_is_over_tasks_and_checkpoints_that_all_have() -> None:
             curve("b", "siqa", (0.5, 0.5, 0.5, 0.5)),
         ],
     )
-    (panel,) = domain_panels(table, SCORE_METRICS)
+    (panel,) = domain_panels(table, PLAINEST_FIRST)
     assert list(panel.tasks) == ["piqa", "copa"]
     assert panel.means[0].tokens_C.tolist() == [2e9, 4e9]
     assert panel.means[0].value_C == pytest.approx([(0.4 + 0.8) / 2, (0.6 + 1.0) / 2])
@@ -63,7 +62,7 @@ def test_a_mean_is_over_tasks_and_checkpoints_that_all_have() -> None:
 def test_runs_without_a_task_in_common_with_most_are_left_out() -> None:
     scored = [curve(run, task, (0.5, 0.6, 0.7, 0.8)) for run in "ab" for task in ("piqa", "copa")]
     table = CurveTable([], [*scored, curve("c", "siqa", (0.5, 0.6, 0.7, 0.8))])
-    (panel,) = domain_panels(table, SCORE_METRICS)
+    (panel,) = domain_panels(table, PLAINEST_FIRST)
     assert [mean.run for mean in panel.means] == ["a", "b"] and list(panel.tasks) == ["piqa", "copa"]
 
 
@@ -73,7 +72,7 @@ def test_of_a_task_the_metric_that_most_runs_have_counts() -> None:
     curves += [curve("b", "piqa", values, metric="acc_norm"), curve("a", "arc_easy", values, shots=5)]
     curves += [curve("a", "arc_easy", values, shots=0), curve("a", "mystery", values, chance=math.nan)]
     curves += [curve("a", "crows_pairs", values, domain="bias"), curve("a", "train", values, domain=LOSS_DOMAIN)]
-    assert best_series(CurveTable([], curves), SCORE_METRICS) == {
+    assert best_series(CurveTable([], curves), PLAINEST_FIRST) == {
         "piqa": Series("piqa", "acc_norm", 0),
         "arc_easy": Series("arc_easy", "acc", 0),
     }
@@ -83,7 +82,7 @@ def test_where_some_tasks_are_wanted_the_mean_is_over_them_alone() -> None:
     values = (0.5, 0.6, 0.7, 0.8)
     curves = [curve("a", "piqa", values), curve("a", "copa", (0.5, 0.5, 0.5, 0.5))]
     curves += [curve("a", "logiqa", (0.2, 0.3, 0.2, 0.3), domain="reasoning", chance=0.25)]
-    panels = domain_panels(CurveTable([], curves), SCORE_METRICS, wanted={Series("piqa", "acc", 0)})
+    panels = domain_panels(CurveTable([], curves), PLAINEST_FIRST, wanted={Series("piqa", "acc", 0)})
     assert [(panel.domain, list(panel.tasks), panel.is_telling) for panel in panels] == [
         ("commonsense", ["piqa"], True),
         ("reasoning", ["logiqa"], False),
@@ -93,16 +92,16 @@ def test_where_some_tasks_are_wanted_the_mean_is_over_them_alone() -> None:
 
 
 def test_bits_per_byte_have_panels_of_their_own() -> None:
-    panels = domain_panels(olmo_ladder(), BITS_METRICS)
+    panels = domain_panels(olmo_ladder(), BITS_PER_BYTE)
     assert panels and all(mean.lower_is_better for panel in panels for mean in panel.means)
-    assert not domain_panels(pythia(deduped=False, num_fewshot=0), BITS_METRICS)
+    assert not domain_panels(pythia(deduped=False, num_fewshot=0), BITS_PER_BYTE)
 
 
 def test_the_mean_over_domains_is_of_runs_that_are_in_the_same_ones() -> None:
     values = (0.5, 0.6, 0.7, 0.8)
     curves = [curve(run, "piqa", values) for run in "abc"]
     curves += [curve(run, "arc_easy", values, domain="knowledge", chance=0.25) for run in "ab"]
-    found = overall(domain_panels(CurveTable([], curves), SCORE_METRICS))
+    found = overall(domain_panels(CurveTable([], curves), PLAINEST_FIRST))
     assert [mean.run for mean in found] == ["a", "b"]
     assert found[0].value_C[-1] == pytest.approx(((0.8 - 0.5) / 0.5 + (0.8 - 0.25) / 0.75) / 2)
     assert overall([]) == []
