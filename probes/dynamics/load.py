@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pretrain.errors import ProbeError
 from pretrain.locate import run_of
-from probes.dynamics import published, published_recipes
+from probes.dynamics import published, published_gadre, published_recipes
 from probes.dynamics.compressed import plain_name
 from probes.dynamics.read_lm_eval import read_lm_eval
 from probes.dynamics.read_run import RunCurves, is_run_directory, read_run_curves
@@ -27,6 +27,7 @@ PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
     "published:pythia-interventions": lambda: [published.pythia_interventions()],
     "published:pythia-batch-sizes": lambda: [published.pythia_batch_sizes()],
     "published:olmo-ladder": lambda: [published.olmo_ladder()],
+    "published:gadre": lambda: [published_gadre.gadre()],
     "published:amber": lambda: [published_recipes.amber()],
     "published:openllama": lambda: [published_recipes.openllama()],
     "published:openllama-first-preview": lambda: [published_recipes.openllama_first_preview()],
