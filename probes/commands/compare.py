@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         ProbeError: nothing can be read, a run is not there, there is nothing to align by, or nothing was measured as
             the original was.
     """
-    from probes.commands.predict import known
+    from probes.curves.asked import known
     from probes.dynamics.align import find_series
     from probes.dynamics.arising import agreements, domains_arising, leads, order_of_arising
     from probes.dynamics.originals import hints

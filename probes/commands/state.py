@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from probes.commands.predict import known
 from probes.commands.references import add_references_argument, with_references
 from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
+from probes.curves.asked import known
 
 HELP = "say whether a run is healthy, to be watched, or to be acted on"
 

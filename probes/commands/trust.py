@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProbeError: nothing can be read, or a run is not there.
     """
-    from probes.commands.predict import known
+    from probes.curves.asked import known
     from probes.dynamics.ordering import compare_orders
     from probes.dynamics.recommend import parts_of_large_benchmarks, recommend, soon
     from probes.dynamics.trust import TrustRule, decaying_tasks, judge

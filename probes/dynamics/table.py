@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probes.dynamics.metrics import is_lower_better
+
+if TYPE_CHECKING:
+    import pandas
 
 LOSS_DOMAIN = "loss"
 """Domain of curves that measure the language model itself: training loss, validation losses, learning rate."""
@@ -210,6 +214,22 @@ class CurveTable:
         """Whether the latest checkpoint is at the planned end; a run without a plan counts as finished."""
         total = self.runs[run].total_tokens
         return total is None or self.last_tokens(run) >= 0.995 * total
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per score, in columns that can be read again.
+
+        The columns are run, family, parameters, total_tokens, step, tokens, flops, task, domain, metric, num_fewshot,
+        value, stderr, chance, rescaled (0 at chance, 1 for everything right) and plan. What is unknown is missing; an
+        unknown number of examples or step is -1.
+        """
+        from probes.dynamics.tidy import to_pandas
+
+        return to_pandas(self)
+
+    def __repr__(self) -> str:
+        scores = sum(len(curve) for curve in self.curves)
+        head = f"CurveTable of {len(self.runs)} run(s), {len(self.curves)} curves, {scores} scores"
+        return "\n".join([f"{head}: {', '.join(self.runs)}", *(f"Note: {note}" for note in self.notes)])
 
     def __iter__(self) -> Iterator[TaskCurve]:
         return iter(self.curves)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ import pyarrow.parquet
 from pretrain.errors import ProbeError
 from probes.dynamics.table import CurveTable, RunFacts, TaskCurve
 from probes.dynamics.tasks import chance_of, domain_of
+
+if TYPE_CHECKING:
+    import pandas
 
 _OTHER_NAMES = {
     "model": "run",
@@ -39,6 +42,13 @@ MEAN_TASK = "mean"
 _NEEDED = ("run", "task", "metric", "value")
 _TEXT = ("run", "family", "task", "domain", "metric", "plan")
 _NUMBERS = ("step", "tokens", "value", "stderr", "num_fewshot", "parameters", "total_tokens", "flops", "chance")
+_OF_RUN = ("run", "family", "parameters", "total_tokens")
+_REPEATED = (*_OF_RUN, "task", "domain", "metric", "num_fewshot", "chance", "plan")
+_COLUMNS = (
+    *(*_OF_RUN, "step", "tokens", "flops", "task", "domain", "metric", "num_fewshot"),
+    *("value", "stderr", "chance", "rescaled", "plan"),
+)
+_COUNTS = ("step", "num_fewshot")
 _SIZE = re.compile(r"(?:^|[-_ /])(\d+(?:\.\d+)?)\s*([kmbt])(?=$|[-_ /.])", re.IGNORECASE)
 _POWERS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -150,10 +160,7 @@ def ordered_groups(
 def to_arrow(table: CurveTable) -> pa.Table:
     """One row per score, with what `from_arrow` reads and flops, rescaled score and domain added."""
     parts: dict[str, list[Any]] = {name: [] for name in ("step", "tokens", "value", "stderr", "flops", "rescaled")}
-    repeated: dict[str, list[Any]] = {
-        name: []
-        for name in ("run", "family", "parameters", "task", "domain", "metric", "num_fewshot", "chance", "plan")
-    }
+    repeated: dict[str, list[Any]] = {name: [] for name in _REPEATED}
     counts = []
     for curve in table:
         facts = table.runs[curve.run]
@@ -165,17 +172,9 @@ def to_arrow(table: CurveTable) -> pa.Table:
         parts["flops"].append(facts.flops(curve.tokens_C))
         known = np.isfinite(curve.chance)
         parts["rescaled"].append(curve.rescaled().value_C if known else np.full(len(curve), np.nan))
-        for name, value in (
-            ("run", curve.run),
-            ("family", facts.family),
-            ("parameters", facts.parameters),
-            ("task", curve.task),
-            ("domain", curve.domain),
-            ("metric", curve.metric),
-            ("num_fewshot", curve.num_fewshot),
-            ("chance", curve.chance),
-            ("plan", curve.plan),
-        ):
+        of_run = curve.run, facts.family, facts.parameters, facts.total_tokens
+        of_task = curve.task, curve.domain, curve.metric, curve.num_fewshot, curve.chance, curve.plan
+        for name, value in zip(_REPEATED, (*of_run, *of_task), strict=True):
             repeated[name].append(value)
     index = np.repeat(np.arange(len(counts)), counts)
     columns = {
@@ -188,6 +187,15 @@ def to_arrow(table: CurveTable) -> pa.Table:
         name: pa.array(np.concatenate(values) if values else [], from_pandas=True) for name, values in parts.items()
     }
     return pa.table(columns)
+
+
+def to_pandas(table: CurveTable) -> pandas.DataFrame:
+    """The same as a data frame of plain columns, in an order for people."""
+    arrow = to_arrow(table)
+    kind = {
+        name: pa.string() if name in _TEXT else pa.int64() if name in _COUNTS else pa.float64() for name in _COLUMNS
+    }
+    return pa.table({name: arrow[name].cast(kind[name]) for name in _COLUMNS}).to_pandas()
 
 
 def size_in(name: str) -> float | None:

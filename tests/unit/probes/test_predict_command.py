@@ -182,7 +182,10 @@ def test_an_unseen_task_of_too_few_siblings_is_refused_and_the_exit_is_0(whole, 
         (["--unseen", "alpah"], "--unseen alpah: no run in the table has measured it. Did you mean alpha?"),
         (["--unseen", "delta"], "Every run in the table has measured delta. Name one with --run NAME"),
         (["--metric", "ac"], "--metric ac: no run has it. Did you mean acc? Known: acc, ce_loss."),
-        (["--output", "x.xlsx"], "--output x.xlsx: rows cannot be written as .xlsx"),
+        (
+            ["--output", "x.xlsx"],
+            "--output x.xlsx: the result cannot be written as .xlsx. Name a file that ends in .csv",
+        ),
     ],
 )
 def test_wrong_words_are_refused_with_the_nearest_right_ones(path, capsys, words, message):
