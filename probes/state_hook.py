@@ -1,5 +1,8 @@
 """Says at every save whether the run is healthy: an event, a line on the console, and numbers in the views.
 
+`act` is also a warning: a line on stderr, and an alert in W&B. `unknown`, where nothing could be judged, is none: the
+console says it once, when it begins, with the reason.
+
 Rank 0 alone reads the run's own record and judges it by `probes.dynamics.state`; no rank waits for another, and nothing
 that goes wrong here reaches training.
 """
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.track import names
+from probes.dynamics.evidence import ACT, UNKNOWN, VERDICT_NUMBERS
 
 if TYPE_CHECKING:
     from pretrain.hooks.base import Run, StepReport
@@ -36,11 +40,12 @@ class StateHook:
         self._further: References | None = None
         self._expectation: Expectation | None = None
         self._said: set[int] = set()
+        self._unknown_since: int | None = None
 
     def on_start(self, run: Run) -> None:
-        """Finds out of which steps something has been said before."""
+        """Finds out of which steps something has been said before, and since when nothing can be judged."""
         if run.job.rank == 0:
-            self._said = _said_before(run.info.directory / "events.jsonl")
+            self._said, self._unknown_since = _said_before(run.info.directory / "events.jsonl")
 
     def on_step(self, run: Run, report: StepReport) -> None:
         """Nothing: scores come at saves."""
@@ -57,16 +62,24 @@ class StateHook:
         except Exception as error:  # noqa: BLE001 – a verdict that cannot be made is an event; training needs none
             run.tracker.event("state_failed", step=step, cause=f"{type(error).__name__}: {error}")
             return
-        if state is None:
-            return
-        run.tracker.event(STATE_EVENT, step=step, **event_fields(state), seconds=time.perf_counter() - start)
+        fields = event_fields(state) | {"seconds": time.perf_counter() - start}
+        since = step if self._unknown_since is None else self._unknown_since
+        self._unknown_since = since if state.verdict == UNKNOWN else None
+        if state.verdict == UNKNOWN:
+            fields["unknown_since"] = since
+        if state.verdict == ACT:
+            run.tracker.warn(
+                STATE_EVENT, f"The state of the run at step {step:,} is {state.summary}", step=step, **fields
+            )
+        else:
+            run.tracker.event(STATE_EVENT, step=step, **fields)
         run.tracker.log_views(view_values(state), step=step, tokens=run.state.tokens)
 
     def on_end(self, run: Run) -> None:
         """Nothing: the last save has been judged."""
 
-    def _assess(self, run: Run) -> State | None:
-        """The state, or None while nothing is to be held against anything."""
+    def _assess(self, run: Run) -> State:
+        """The state as far as the run's record goes; `unknown` while nothing can be judged."""
         from probes.dynamics.expectation import expect
         from probes.dynamics.read_run import read_run_curves
         from probes.dynamics.references import read_references
@@ -97,8 +110,7 @@ class StateHook:
             if self._expectation is None or not set(wanted) <= set(self._expectation.surfaces):
                 self._expectation = expect(table, name, wanted, references=references)
             expectation = self._expectation
-        state = assess(table, name, references=references, expectation=expectation)
-        return None if state.unknown and not state.evidence else state
+        return assess(table, name, references=references, expectation=expectation)
 
 
 def event_fields(state: State) -> dict[str, Any]:
@@ -113,6 +125,7 @@ def event_fields(state: State) -> dict[str, Any]:
                 "verdict": domain.verdict,
                 "change": _known(domain.change),
                 "level": _known(domain.level),
+                **({"unknown": domain.unknown} if domain.unknown else {}),
             }
             for domain in state.domains
         },
@@ -125,8 +138,6 @@ def event_fields(state: State) -> dict[str, Any]:
 
 def view_values(state: State) -> dict[str, float]:
     """What the views draw: the verdict as 0, 1 or 2 (-1 where nothing was judged), and deviations by domain."""
-    from probes.dynamics.evidence import VERDICT_NUMBERS
-
     values = {names.STATE_VERDICT: float(VERDICT_NUMBERS[state.verdict]), names.state_figure("change"): state.change}
     for domain in state.domains:
         values[names.state_figure("change", domain=domain.domain)] = domain.change
@@ -138,9 +149,10 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _said_before(path: Path) -> set[int]:
-    """Steps of the run's state events; a torn last line is passed over."""
-    found = set()
+def _said_before(path: Path) -> tuple[set[int], int | None]:
+    """Steps of the run's state events, and since when the last ones are unknown; a torn last line is passed over."""
+    found: set[int] = set()
+    unknown_since = None
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if f'"{STATE_EVENT}"' in line:
@@ -150,4 +162,5 @@ def _said_before(path: Path) -> set[int]:
                     continue
                 if row.get("kind") == STATE_EVENT and isinstance(row.get("step"), int):
                     found.add(row["step"])
-    return found
+                    unknown_since = row.get("unknown_since")
+    return found, unknown_since

@@ -69,7 +69,8 @@ class ConsoleSink:
         if kind in _QUIET_EVENTS:
             return
         if kind == "state":
-            self._line(f"step {step}  state  {fields['verdict']}: {fields['reason']}")
+            if fields.get("unknown_since", step) == step:  # `unknown` is said once, when it begins
+                self._line(f"step {step}  state  {fields['verdict']}: {fields['reason']}")
             return
         details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items() if name != "warning")
         self._line(f"step {step}  {kind.replace('_', ' ')}  {details}".rstrip())

@@ -66,7 +66,9 @@ MEANINGS: dict[str, MetricMeaning] = {
     "dynamics/<part>/second_moment_norm": MetricMeaning("Norm of Adam's second moment after the update", ""),
     "dynamics/<layer>/activation_rms": MetricMeaning("Root mean square of the residual stream after the layer", ""),
     "dynamics/<layer>/largest_attention_logit": MetricMeaning("Largest magnitude of an attention logit", ""),
-    STATE_VERDICT: MetricMeaning("Verdict on the run at a save: 0 healthy, 1 watch, 2 act", ""),
+    STATE_VERDICT: MetricMeaning(
+        "Verdict on the run at a save: 0 healthy, 1 watch, 2 act; -1 where nothing was judged", ""
+    ),
     "state/change": MetricMeaning("Latest scores of all tasks against expectation; more is better", "deviations"),
     "state/<domain>/change": MetricMeaning("The same of one domain", "deviations"),
     "state/<domain>/level": MetricMeaning(

@@ -90,16 +90,11 @@ class WandbSink:
         self._place_scores()
 
     def event(self, kind: str, fields: Mapping[str, Any], *, step: int) -> None:
-        """Alerts on faults, warnings and a state that calls for action, for whoever has W&B alerts switched on.
-
-        Other events are not shown.
-        """
+        """Alerts on faults and warnings, for whoever has W&B alerts switched on; other events are not shown."""
         if kind == "fault":
             self._run.alert(title=f"{kind} at step {step}", text=", ".join(f"{k}: {v}" for k, v in fields.items()))
         elif "warning" in fields:
             self._run.alert(title=f"{kind.replace('_', ' ')} at step {step}", text=str(fields["warning"]))
-        elif kind == "state" and fields.get("verdict") == "act":
-            self._run.alert(title=f"act: the state at step {step}", text=str(fields.get("reason")))
 
     def close(self) -> None:
         """Sends what is left and finishes the run; a second call does nothing."""

@@ -27,7 +27,7 @@ ACT_FROM = 3.3
 
 _FALLS_BEHIND_FROM = 2.0
 """The same where the loss goes as expected: two records that disagree need less."""
-_LEVEL_FROM = 3.0
+LEVEL_FROM = 3.0
 _EARLY_SHARE = 0.15
 """Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation is called `act`."""
 
@@ -160,9 +160,13 @@ def assess(
 
 
 def state_rows(state: State) -> list[dict[str, Any]]:
-    """One row for each task of each domain: what was seen and expected, with the domain's verdict."""
-    return [
-        {
+    """One row for each task of each domain: what was seen and expected, with the domain's verdict.
+
+    A domain of which no task is judged has one row, with the reason.
+    """
+
+    def of_domain(domain: DomainState) -> dict[str, Any]:
+        return {
             "run": state.run,
             "step": state.step,
             "tokens": state.tokens,
@@ -171,6 +175,11 @@ def state_rows(state: State) -> list[dict[str, Any]]:
             "verdict": domain.verdict,
             "change": domain.change,
             "level": domain.level,
+        }
+
+    return [
+        of_domain(domain)
+        | {
             "task": task.series.task,
             "metric": task.series.metric,
             "shots": task.series.num_fewshot if task.series.num_fewshot >= 0 else None,
@@ -180,7 +189,7 @@ def state_rows(state: State) -> list[dict[str, Any]]:
         }
         for domain in state.domains
         for task in domain.tasks
-    ]
+    ] + [of_domain(domain) | {"reason": domain.unknown} for domain in state.domains if not domain.tasks]
 
 
 def _domain(
@@ -199,7 +208,7 @@ def _domain(
                 sentence=f"{domain} {_behind(worst, change)}",
             )
         )
-    if level <= -_LEVEL_FROM:
+    if level <= -LEVEL_FROM:
         latest = min(levels, key=lambda one: one.deviation)
         evidence.append(
             Evidence(

@@ -9,15 +9,16 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probes.dynamics.evidence import ACT, UNKNOWN, VERDICTS, WATCH
+from probes.dynamics.explain_state import figures_explained
 from probes.report.page import scroll
 
 _MOST_ROWS = 30
-_VERDICTS = ("healthy", "watch", "act")
 
 
 def state_section(events: Sequence[Mapping[str, Any]]) -> str:
     """HTML of the section; empty if no state has been said."""
-    states = [event for event in events if event["kind"] == "state" and event.get("verdict") in _VERDICTS]
+    states = [event for event in events if event["kind"] == "state" and event.get("verdict") in VERDICTS]
     if not states:
         return ""
     latest = states[-1]
@@ -37,29 +38,41 @@ def state_section(events: Sequence[Mapping[str, Any]]) -> str:
     if isinstance(domains, dict) and domains:
         parts.append(scroll(_domains(domains), label="State by domain"))
         parts.append(
-            '<p class="note">Deviations in standard deviations, below 0 is worse. Change: the last one to three '
-            "checkpoints against what was to be expected before they were known. Level: against runs of this size and "
-            f"token count alone. Held against {html.escape(str(latest.get('basis', '')))}.</p>"
+            f'<p class="note">Held against {html.escape(str(latest.get("basis", "")))}. '
+            f"{html.escape(' '.join(figures_explained()))}</p>"
         )
-    other = [state for state in states if state["verdict"] != "healthy"]
-    if other:
-        parts.append(f"<h3>{len(other)} of {len(states)} saves were not healthy</h3>")
-        parts.append(scroll(_history(other[-_MOST_ROWS:]), label="Saves that were not healthy"))
+    called = [state for state in states if state["verdict"] in (WATCH, ACT)]
+    unknown = [state for state in states if state["verdict"] == UNKNOWN]
+    if called or unknown:
+        said = [f"{len(called)} of {len(states)} saves called for watch or act"] if called else []
+        said += [f"nothing could be judged at {len(unknown)} of {len(states)} saves"] if unknown else []
+        parts.append(f"<h3>{'; '.join(said)}</h3>")
+        # Of saves in a row at which nothing could be judged the first.
+        rows = [
+            one for one in states if one in called or (one in unknown and one.get("unknown_since") == one.get("step"))
+        ]
+        parts.append(scroll(_history(rows[-_MOST_ROWS:]), label="Saves that were not healthy"))
     return "".join(parts)
 
 
 def _domains(domains: Mapping[str, Any]) -> str:
+    reasons = any(isinstance(found, dict) and found.get("unknown") for found in domains.values())
+    head = '<th scope="col">Why nothing is judged</th>' if reasons else ""
+
+    def reason(found: Mapping[str, Any]) -> str:
+        return f'<td class="words">{html.escape(str(found.get("unknown", "")))}</td>' if reasons else ""
+
     rows = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(found.get("verdict")))}</td>'
         f'<td class="number">{_signed(found.get("change"))}</td>'
-        f'<td class="number">{_signed(found.get("level"))}</td></tr>'
+        f'<td class="number">{_signed(found.get("level"))}</td>{reason(found)}</tr>'
         for name, found in domains.items()
         if isinstance(found, dict)
     )
     return (
         '<table><thead><tr><th scope="col">Domain</th><th scope="col">Verdict</th>'
-        '<th scope="col" class="number">Change</th><th scope="col" class="number">Level</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        '<th scope="col" class="number">Change</th><th scope="col" class="number">Level</th>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from probes.__main__ import main
 from probes.dynamics.load import load_curves
-from probes.dynamics.state import assess, state_rows
+from probes.dynamics.state import ACT_FROM, WATCH_FROM, assess, state_rows
 from tests.support.curve_family import SIZES, STEPS, changed, family, run_of, with_values, write_csv
 
 RUNS = [run_of(size) for size in SIZES]
@@ -50,7 +50,7 @@ def test_a_healthy_run_is_said_to_be_healthy_in_one_line_and_a_table(whole, othe
 
 def test_a_drop_is_called_with_its_evidence_and_written(whole, others, tmp_path, capsys):
     path, output = write_run(whole, tmp_path / "run.csv", change=dropped), tmp_path / "state.json"
-    assert main(["state", str(path), "--references", str(others), "--output", str(output)]) == 0
+    assert main(["state", str(path), "--references", str(others), "--output", str(output)]) == 4
     printed = capsys.readouterr().out
     assert printed.startswith(f"{RUN}, step 83,000: act: ")
     state = assess(load_curves([path, others]), RUN, references=OTHERS)
@@ -71,6 +71,25 @@ def test_rows_of_several_runs_are_written_one_after_the_other(whole, tmp_path, c
     assert printed.index(f"{RUNS[4]}, step") < printed.index(f"{RUN}, step") and RUNS[0] not in printed
 
 
+def test_the_exit_code_is_that_of_the_gravest_verdict(whole, tmp_path):
+    # One is healthy, one has a single checkpoint, one lost a fifth of its scores.
+    lost, early = changed(whole.select(runs=[RUNS[3]]), dropped), whole.select(runs=[RUNS[2]]).until(RUNS[2], 3e9)
+    paths = [
+        str(write_csv(table, tmp_path / f"{name}.csv"))
+        for name, table in (("healthy", whole.select(runs=[RUNS[4]])), ("unknown", early), ("act", lost))
+    ]
+    assert [main(["state", path]) for path in paths] == [0, 5, 4]
+    assert main(["state", *paths[:2]]) == 5 and main(["state", *paths]) == 4
+
+
+def test_change_and_level_are_explained_below_their_table(whole, others, tmp_path, capsys):
+    main(["state", str(write_run(whole, tmp_path / "run.csv")), "--references", str(others)])
+    *_, unit, change, level = capsys.readouterr().out.splitlines()
+    assert unit.startswith("change and level are in standard deviations: below 0 is worse than expected.")
+    assert f"From {-WATCH_FROM:g} down it calls for watch, from {-ACT_FROM:g} down for act." in change
+    assert level.startswith("level: the latest scores against runs of this size and token count")
+
+
 def test_seen_is_the_state_of_then(whole, others, tmp_path, capsys):
     full, cut = write_run(whole, tmp_path / "full.csv", step=150_000), write_run(whole, tmp_path / "cut.csv")
     said = []
@@ -84,7 +103,7 @@ def test_a_run_alone_is_held_against_its_own_past(whole, tmp_path, capsys):
     assert main(["state", str(write_run(whole, tmp_path / "run.csv"))]) == 0
     assert capsys.readouterr().out.startswith(f"{RUN}, step 83,000: healthy: as expected from its own past\n")
     path = write_run(whole, tmp_path / "dropped.csv", change=dropped)
-    assert main(["state", str(path)]) == 0
+    assert main(["state", str(path)]) == 4
     printed = capsys.readouterr().out
     assert f"{RUN}, step 83,000: act: " in printed and "held against its own past" in printed
 
@@ -114,15 +133,16 @@ def test_published_runs_are_references_for_each_other(capsys):
 
 
 def test_decay_of_pythia_70m_is_said(capsys):
-    assert main(["state", "published:pythia-deduped", "--run", "pythia-70m-deduped"]) == 0
+    assert main(["state", "published:pythia-deduped", "--run", "pythia-70m-deduped"]) in (3, 4)
     printed = capsys.readouterr().out
     assert "tasks have lost what they had: " in printed and ": healthy" not in printed
 
 
 def test_references_that_measured_nothing_the_same_are_said_to_be_none(whole, tmp_path, capsys):
     path = write_run(whole, tmp_path / "run.csv")
-    assert main(["state", str(path), "--references", "published:pythia"]) == 0
+    assert main(["state", str(path), "--references", "published:pythia"]) == 5
     printed = capsys.readouterr().out
+    assert "change:" not in printed
     unreferenced = "alpha, beta, gamma and 2 more: no reference has measured it"
     assert f"unknown: nothing is judged. {unreferenced}" in printed
     assert "as expected" not in printed

@@ -29,6 +29,9 @@ class Tracker:
         json.dumps(fields, allow_nan=False)
         self.events.append((kind, step, fields))
 
+    def warn(self, kind: str, warning: str, *, step: int, **fields: Any) -> None:
+        self.event(kind, step=step, warning=warning, **fields)
+
     def log_views(self, values: dict[str, float], *, step: int, tokens: int) -> None:
         self.shown.append((step, values))
 
@@ -124,9 +127,40 @@ def test_a_save_is_judged_once_a_resumed_one_included(tmp_path):
     assert save(StateHook([]), make_run(tmp_path / "run", 2800)).events == []
 
 
-def test_nothing_is_said_while_there_is_nothing_to_hold_scores_against(tmp_path):
+def test_a_run_of_which_nothing_can_be_judged_is_unknown_with_the_reason_and_without_an_alert(tmp_path):
     tracker = save(StateHook([]), make_run(write_record(tmp_path / "run", until=600), 600))
-    assert tracker.events == [] and tracker.shown == []
+    [(kind, step, fields)] = tracker.events
+    assert (kind, step, fields["verdict"], fields["unknown_since"]) == ("state", 600, "unknown", 600)
+    assert "checkpoints" in fields["reason"] and "warning" not in fields
+    assert tracker.shown == [(600, {names.STATE_VERDICT: -1.0})]
+
+
+def test_unknown_is_said_once_on_the_console_also_after_a_resumption(tmp_path):
+    stream, sink = io.StringIO(), None
+    sink = ConsoleSink(ConsoleConfig(), stream)
+    sink.open(run_info(tmp_path, total_steps=STEPS))
+    directory = tmp_path / "run"
+    said = []
+    for hook in (first := StateHook([])), first, StateHook([]):  # the last one is of a process that goes on
+        step = 400 + 200 * len(said)
+        write_record(directory, until=step)
+        with (directory / "events.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": at, "kind": "state", **fields}) + "\n" for at, fields in said)
+        run = make_run(directory, step)
+        if hook is not first or not said:
+            hook.on_start(run)
+        hook.on_save(run)
+        [(kind, at, fields)] = run.tracker.events
+        sink.event(kind, fields, step=at)
+        said.append((at, fields))
+    assert [fields["unknown_since"] for _, fields in said] == [400, 400, 400]
+    assert len(stream.getvalue().splitlines()) == 1 and stream.getvalue().startswith("step 400  state  unknown: ")
+
+
+def test_act_is_a_warning(tmp_path):
+    tracker = save(StateHook([]), make_run(write_record(tmp_path / "run", until=2800, broken_from=2600), 2800))
+    [(_, _, fields)] = tracker.events
+    assert fields["warning"] == f"The state of the run at step 2,800 is act: {fields['reason']}"
 
 
 @pytest.mark.parametrize(("rank", "step"), [(1, 2800), (0, 2799)])
