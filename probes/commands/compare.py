@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _chosen(table: CurveTable, options: argparse.Namespace) -> list[Series]:
     """What is compared: abilities of the wanted metrics, without parts of large benchmarks."""
-    from probes.dynamics.recommend import parts_of_large_benchmarks
+    from probes.dynamics.benchmarks import parts_of_large_benchmarks
     from probes.dynamics.trust import is_ability
 
     able = {curve.series for curve in table if is_ability(curve)}

@@ -61,9 +61,11 @@ def run(options: argparse.Namespace) -> int:
         ProbeError: nothing can be read, or a run is not there.
     """
     from probes.curves.asked import known
+    from probes.dynamics.benchmarks import parts_of_large_benchmarks
+    from probes.dynamics.decay import decay_of
     from probes.dynamics.ordering import compare_orders
-    from probes.dynamics.recommend import parts_of_large_benchmarks, recommend, soon
-    from probes.dynamics.trust import TrustRule, decaying_tasks, judge
+    from probes.dynamics.recommend import recommend, soon
+    from probes.dynamics.trust import TrustRule, judge
 
     table = table_of(options)
     known(options.only or [], table.runs, "--run")
@@ -71,9 +73,9 @@ def run(options: argparse.Namespace) -> int:
     rule = TrustRule() if options.since_step is None else replace(TrustRule(), since_step=options.since_step)
     seen = _until(table, options.at_tokens)
     verdicts = judge(seen, runs=names, rule=rule)
-    decaying = decaying_tasks(verdicts)
     for name in names:
         own = [verdict for verdict in verdicts if verdict.run == name]
+        decay = decay_of(seen, name, rule=rule)
         tokens = max((verdict.tokens for verdict in own), default=0.0)
         print(f"\n{name}, {_legible(tokens)} tokens: {sum(one.trusted for one in own)} of {len(own)} curves trusted")
         print_table([_shown(row) for row in (_rows(own) if options.all else _collapsed(own))], columns=_SHOWN)
@@ -83,15 +85,15 @@ def run(options: argparse.Namespace) -> int:
         for one in chosen:
             print(f"watch {one.series}: {one.reason}")
         if not chosen:
-            print("watch the loss: no task can be trusted yet" if name not in decaying else "watch the loss")
+            print("watch the loss: no task can be trusted yet" if not decay.tasks else "watch the loss")
         if not seen.is_finished(name):
             own_past = table if options.at_tokens is None else table.until(name, options.at_tokens)
             coming = list(soon(own_past, name, rule=rule).items())[: options.watch]
             for series, (tokens, reference) in coming:
                 print(f"soon {series}: could be trusted from {_legible(tokens)} tokens in {reference}")
-        if name in decaying:
-            meaning = "the run, not the tasks" if len(decaying[name]) > 1 else "of one task alone: may be its own"
-            print(f"decay: {', '.join(decaying[name])} ({meaning})")
+        if decay.tasks:
+            meaning = "this speaks of the run" if decay.decays else "luck gives as many among so many tasks"
+            print(f"decay: {decay.reason} ({meaning})")
     orders = compare_orders(seen, runs=names) if len(names) > 2 else []
     if orders:
         print("\nWhat the runs' order tells (FineTasks, DataDecide, Signal & Noise):")
@@ -131,7 +133,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _collapsed(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Rows with one line for each large benchmark, which says how many parts can be trusted."""
-    from probes.dynamics.recommend import parts_of_large_benchmarks
+    from probes.dynamics.benchmarks import parts_of_large_benchmarks
 
     part_of = parts_of_large_benchmarks(verdict.series for verdict in verdicts)
     rows = _rows([verdict for verdict in verdicts if verdict.series not in part_of])

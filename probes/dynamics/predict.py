@@ -13,12 +13,12 @@ import numpy as np
 from scipy import stats
 
 from probes.dynamics.chance import at_chance
+from probes.dynamics.decay import decaying_runs
 from probes.dynamics.extrapolate import FEWEST, extrapolate
 from probes.dynamics.metrics import PREDICTED, is_predicted
 from probes.dynamics.noise import unjudged_value
 from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 
 LEVEL = 0.8
 """Share of the truths an interval is to hold."""
@@ -114,7 +114,7 @@ def predict_finals(
 def usable_references(table: CurveTable, run: str) -> list[str]:
     """Finished smaller runs of the run's family, smallest first, without those whose own scores decay.
 
-    Runs of which two tasks or more decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end.
+    Runs that decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end.
     """
     facts = table.runs[run]
     if not facts.parameters:
@@ -128,8 +128,8 @@ def usable_references(table: CurveTable, run: str) -> list[str]:
         and other.parameters < facts.parameters
         and table.is_finished(name)
     ]
-    decaying = decaying_tasks(judge(table, runs=smaller))
-    return [name for name in table.by_size(smaller) if len(decaying.get(name, ())) < DECAYING_TASKS]
+    decaying = decaying_runs(table, smaller)
+    return [name for name in table.by_size(smaller) if name not in decaying]
 
 
 def predictable(table: CurveTable, run: str) -> list[Series]:

@@ -6,19 +6,17 @@ Chosen among the verdicts of `probes.dynamics.trust`: one metric a task, the dom
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from probes.dynamics.benchmarks import parts_of_large_benchmarks
 from probes.dynamics.metrics import is_text_loss
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series
 from probes.dynamics.tasks import is_twin
 from probes.dynamics.trust import TrustRule, Verdict, judge
 
-_LARGE_BENCHMARK = 5
-"""From so many parts on, one part is recommended only where most parts can be trusted: two of MMLU's 57 subjects that
-rise tell of the wording of their answers, not of MMLU."""
 _MOST_LOOKS = 30
 
 
@@ -130,29 +128,11 @@ def soon(table: CurveTable, run: str, *, rule: TrustRule | None = None) -> dict[
     }
 
 
-def benchmark_of(task: str) -> str:
-    """The name that the parts of a benchmark share: up to the first dash or underscore, `fineline_` left out."""
-    return task.removeprefix("fineline_").replace("-", "_").split("_")[0]
-
-
-def parts_of_large_benchmarks(series: Iterable[Series]) -> dict[Series, str]:
-    """The series that are one of five or more parts of a benchmark, with its name; twins count as one part."""
-    groups: dict[tuple[str, str, int], list[Series]] = defaultdict(list)
-    for one in series:
-        groups[benchmark_of(one.task), one.metric, one.num_fewshot].append(one)
-    found: dict[Series, str] = {}
-    for (benchmark, _, _), members in groups.items():
-        parts: list[str] = []
-        for member in members:
-            if len(parts) < _LARGE_BENCHMARK and not any(is_twin(member.task, part) for part in parts):
-                parts.append(member.task)
-        if len(parts) == _LARGE_BENCHMARK:
-            found.update(dict.fromkeys(members, benchmark))
-    return found
-
-
 def _worth_watching(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Trusted tasks, without losses and without single parts of a large benchmark whose other parts are not."""
+    """Trusted tasks, without losses and without single parts of a large benchmark whose other parts are not.
+
+    Two of MMLU's 57 subjects that rise tell of the wording of their answers, not of MMLU.
+    """
     part_of = parts_of_large_benchmarks(verdict.series for verdict in verdicts)
     groups: dict[tuple[str, str, int], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:

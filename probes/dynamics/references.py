@@ -15,9 +15,9 @@ import numpy as np
 
 from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
+from probes.dynamics.decay import decaying_runs
 from probes.dynamics.load import PUBLISHED, load_curves
 from probes.dynamics.table import CurveTable
-from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 
 _MOST_LISTED = 12
 
@@ -82,15 +82,15 @@ def read_references(
 
 def why_not(table: CurveTable, names: Sequence[str]) -> dict[str, str]:
     """Those of the runs that cannot be references, with the reason."""
-    decaying = decaying_tasks(judge(table, runs=list(names)))
+    decaying = decaying_runs(table, names)
     reasons = {}
     for name in names:
         if not table.runs[name].parameters:
             reasons[name] = "its size is unknown: say it in a --runs file, or as a column parameters"
         elif not table.is_finished(name):
             reasons[name] = "it is not at its planned end"
-        elif len(tasks := decaying.get(name, ())) >= DECAYING_TASKS:
-            reasons[name] = f"its own scores decay ({', '.join(sorted(tasks)[:3])})"
+        elif name in decaying:
+            reasons[name] = f"its own scores decay: {decaying[name].reason}"
     return reasons
 
 

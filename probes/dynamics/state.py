@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.track.legible import legible_count
+from probes.dynamics.decay import decay_of
 from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH, Evidence, gravest
 from probes.dynamics.expectation import FEWEST_CHECKPOINTS, WINDOWS, Expectation, Surprise, expect, pooled
 from probes.dynamics.noise import judged_value
 from probes.dynamics.predict import usable_references
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.trust import DECAYING_TASKS, decaying_tasks, judge
 from probes.dynamics.watched import watch_list, why_nothing
 
 WATCH_FROM = 2.5
@@ -320,12 +320,11 @@ def _learning_rate(table: CurveTable, run: str, tokens: float) -> list[Evidence]
 
 
 def _decay(table: CurveTable, run: str) -> list[Evidence]:
-    tasks = decaying_tasks(judge(table, runs=[run])).get(run, [])
-    if len(tasks) < DECAYING_TASKS:
+    found = decay_of(table, run)
+    if not found.decays:
         return []
-    sentence = f"{len(tasks)} tasks have lost what they had: {', '.join(sorted(tasks)[:5])} (their mean of three "
-    sentence += "checkpoints fell from its best by more than their noise)"
-    return [Evidence(kind="decay", verdict=WATCH, sentence=sentence)]
+    how = "(their mean of three checkpoints fell from its best by more than their noise)"
+    return [Evidence(kind="decay", verdict=WATCH, sentence=f"{found.reason} {how}")]
 
 
 def _behind(surprises: Sequence[Surprise], deviation: float) -> str:

@@ -103,9 +103,10 @@ def chance_of(name: str, metric: str) -> float:
 
 def is_twin(first: str, second: str) -> bool:
     """Whether two tasks ask the same thing of other items (`…_val_…` and `…_test_…`): no siblings, but copies."""
-    return first == second or _without_split(first) == _without_split(second)
+    return first == second or without_split(first) == without_split(second)
 
 
 @cache
-def _without_split(name: str) -> str:
+def without_split(name: str) -> str:
+    """The name of a task without the split that its items are from."""
     return re.sub(r"_(val|validation|test|train)(?=_|$)", "", name)

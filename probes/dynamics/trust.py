@@ -14,16 +14,17 @@ import numpy as np
 from scipy import special
 
 from probes.dynamics.definitions import monotonicity
-from probes.dynamics.metrics import ACCURACIES, BITS_PER_BYTE, plain, tells_quality
-from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value
+from probes.dynamics.metrics import tells_quality
+from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value, unjudged_value
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
 _NO_ABILITIES = frozenset({"bias", LOSS_DOMAIN})
-DECAYING_TASKS = 2
-"""So many decaying tasks speak of the run, which is no reference then: one may be luck or the task's own."""
-
 _WINDOW = 3
 """Checkpoints whose mean is called the score now."""
+
+_UNTRAINED_SHARE, _UNTRAINED_TOKENS = 0.02, 2e9
+"""Checkpoints up to this share of a run, and up to so many tokens, show what a model has without having learnt the
+task: lengths of sentences and single frequent words are learnt that early and put some parts of BLiMP at 0.7."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,8 @@ class TrustRule:
         above_chance: standard errors over items that the mean of the last three checkpoints is to be above chance.
         significance: largest p-value of that after Holm's correction over all curves of the run.
         monotonicity: least Spearman correlation with time (FineTasks).
-        gain: least rise from the first three checkpoints' mean to the last three's, in units of checkpoint noise.
+        gain: least rise from the first three checkpoints' mean to the last three's, in units of checkpoint noise; also
+            the least rise of the best mean above the floor for a curve to have something to lose.
         decay: fall of that mean from its best, in units of the noise before the last three checkpoints, that is decay …
         decay_score: … if it is also more than this, in accuracy, bits per byte or nats.
     """
@@ -71,9 +73,13 @@ class Verdict:
         monotonicity: Spearman's correlation with time; nan for a constant curve.
         noise: checkpoint noise, in the metric's unit; of the logarithm for perplexities.
         gain: rise since the rule's step in units of noise: the curve's signal to noise.
+        floor: the larger of chance and of what the earliest checkpoints had, which cannot be lost; in the
+            metric's unit.
+        rise: of the best three-checkpoint mean above the floor, in units of noise.
+        risen: whether it rose above the floor by more than luck and noise, so that it has something to lose.
         decay: fall of the three-checkpoint mean from its best, in units of noise.
         decayed: the same in the metric's unit (perplexities: nats).
-        decays: whether that is too much, of a curve that had been above chance.
+        decays: whether that is too much, of a curve that had risen.
         trusted: whether all criteria hold.
         reason: why, in words with numbers.
     """
@@ -92,6 +98,9 @@ class Verdict:
     monotonicity: float
     noise: float
     gain: float
+    floor: float
+    rise: float
+    risen: bool
     decay: float
     decayed: float
     decays: bool
@@ -117,7 +126,8 @@ def judge(table: CurveTable, *, runs: Sequence[str] | None = None, rule: TrustRu
         if curve.run in by_run and is_ability(curve) and table.get(curve.run, curve.series) is curve:
             by_run[curve.run].append(curve)
     curves = [curve for name in names for curve in by_run[name]]
-    measured = _measure([curve.since_step(_first(curve, table, rule)) for curve in curves], rule)
+    floor_K = np.array([_floor(curve, table) for curve in curves])
+    measured = _measure([curve.since_step(_first(curve, table, rule)) for curve in curves], floor_K, rule)
     first = 0
     for name in names:
         stop = first + len(by_run[name])
@@ -135,19 +145,6 @@ def is_ability(curve: TaskCurve) -> bool:
     if curve.domain in _NO_ABILITIES:
         return curve.lower_is_better and curve.domain == LOSS_DOMAIN
     return tells_quality(curve.metric)
-
-
-def decaying_tasks(verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
-    """Tasks that decay by run; two or more speak of the run, one may be luck or the task's own.
-
-    In accuracy or in bits per byte: margins and shares of probability may fall while the answers get better.
-    """
-    found: dict[str, list[str]] = defaultdict(list)
-    for verdict in verdicts:
-        speaks = plain(verdict.series.metric) in (*ACCURACIES, *BITS_PER_BYTE)
-        if verdict.decays and speaks and verdict.series.task not in found[verdict.run]:
-            found[verdict.run].append(verdict.series.task)
-    return {run: tasks for run, tasks in found.items() if tasks}
 
 
 def holm(p_value_X: np.ndarray) -> np.ndarray:
@@ -172,13 +169,15 @@ _MEASURED = (
     "monotonicity",
     "noise",
     "gain",
+    "floor",
+    "rise",
     "decay",
     "decayed",
     "score",
 )
 
 
-def _measure(curves: Sequence[TaskCurve], rule: TrustRule) -> dict[str, np.ndarray]:
+def _measure(curves: Sequence[TaskCurve], floor_K: np.ndarray, rule: TrustRule) -> dict[str, np.ndarray]:
     """The numbers of the verdicts; curves with the same checkpoints are measured at once."""
     measured = {name: np.full(len(curves), np.nan) for name in _MEASURED}
     groups: dict[bytes, list[int]] = defaultdict(list)
@@ -190,14 +189,16 @@ def _measure(curves: Sequence[TaskCurve], rule: TrustRule) -> dict[str, np.ndarr
         value_KC = np.stack([judged_value(curves[row]) for row in rows])
         stderr_KC = np.stack([judged_stderr(curves[row]) for row in rows])
         chance_K = np.array([curves[row].chance for row in rows])
-        for name, column_K in _measure_together(tokens_C, value_KC, stderr_KC, chance_K).items():
+        for name, column_K in _measure_together(
+            tokens_C, value_KC, stderr_KC, chance_K=chance_K, floor_K=floor_K[rows]
+        ).items():
             measured[name][rows] = column_K
         measured["score"][rows] = [float(np.mean(curves[row].value_C[-_WINDOW:])) for row in rows]
     return measured
 
 
 def _measure_together(
-    tokens_C: np.ndarray, value_KC: np.ndarray, stderr_KC: np.ndarray, chance_K: np.ndarray
+    tokens_C: np.ndarray, value_KC: np.ndarray, stderr_KC: np.ndarray, *, chance_K: np.ndarray, floor_K: np.ndarray
 ) -> dict[str, np.ndarray]:
     count = value_KC.shape[1]
     noise_K = checkpoint_noise(tokens_C, value_KC, stderr_KC)
@@ -211,14 +212,18 @@ def _measure_together(
     stderr_K = np.where(np.isfinite(stderr_K), stderr_K, noise_K / STDERR_SHARE)
     best_K = windows_KW.max(axis=1)
     decayed_K = best_K - windows_KW[:, -1]
+    # Without a chance the first scores are what any model of this kind has.
+    floor_K = np.where(np.isfinite(chance_K), floor_K, np.maximum(floor_K, windows_KW[:, 0]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        above_K, peak_K = ((score - chance_K) / stderr_K for score in (windows_KW[:, -1], best_K))
+        above_K, peak_K = (windows_KW[:, -1] - chance_K) / stderr_K, (best_K - floor_K) / stderr_K
     return {
         "noise": noise_K,
         "above_chance": above_K,
         "peak": peak_K,
         "monotonicity": monotonicity(value_KC),
         "gain": (windows_KW[:, -1] - windows_KW[:, 0]) / noise_K,
+        "floor": floor_K,
+        "rise": (best_K - floor_K) / noise_K,
         "decay": decayed_K / earlier_K,
         "decayed": decayed_K,
     }
@@ -230,15 +235,23 @@ def _first(curve: TaskCurve, table: CurveTable, rule: TrustRule) -> int:
     return curve.first_steps(table.runs[curve.run].total_tokens)
 
 
+def _floor(curve: TaskCurve, table: CurveTable) -> float:
+    """The larger of chance and of the scores of the very first checkpoints; no bound where there is neither."""
+    total = table.runs[curve.run].total_tokens or float(curve.tokens_C[-1])
+    untrained_C = curve.tokens_C <= min(_UNTRAINED_SHARE * total, _UNTRAINED_TOKENS)
+    earliest = float(judged_value(curve)[untrained_C].max(initial=-np.inf))
+    return max(earliest, curve.chance) if np.isfinite(curve.chance) else earliest
+
+
 def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable, rule: TrustRule) -> Verdict:
     found = {key: float(number) for key, number in numbers.items()}
     count = len(curve.since_step(_first(curve, table, rule)))
     has_chance = bool(np.isfinite(curve.chance))
     # What never rose has nothing to lose.
-    was_above = found["gain"] + found["decay"] >= rule.gain
+    risen = found["rise"] >= rule.gain
     if has_chance:
-        was_above = found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance
-    decays = was_above and found["decay"] > rule.decay and found["decayed"] > rule.decay_score
+        risen &= found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance
+    decays = risen and found["decay"] > rule.decay and found["decayed"] > rule.decay_score
     failures = _failures(found, rule, count=count, has_chance=has_chance, decays=decays)
     if failures:
         reason = "; ".join(failures)
@@ -257,10 +270,12 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
         tokens=float(curve.tokens_C[-1]),
         num_checkpoints=count,
         chance=curve.chance,
+        risen=risen,
         decays=decays,
         trusted=not failures,
         reason=reason,
-        **{key: found[key] for key in _MEASURED if key not in ("peak", "peak_p_value")},
+        floor=float(unjudged_value(curve, np.array([found["floor"]]))[0]),
+        **{key: found[key] for key in _MEASURED if key not in ("peak", "peak_p_value", "floor")},
     )
 
 

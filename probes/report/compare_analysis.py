@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrain.errors import ProbeError
+from probes.dynamics.benchmarks import benchmark_of
 from probes.dynamics.beside_original import Beside, put_beside
 from probes.dynamics.metrics import PLAINEST_FIRST
 from probes.dynamics.onset import AT, ChangePoint, arise
 from probes.dynamics.originals import find_original
 from probes.dynamics.predict import predict_finals, usable_references
-from probes.dynamics.recommend import benchmark_of, recommend
+from probes.dynamics.recommend import recommend
 from probes.dynamics.similarity import compare_sizes
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from probes.dynamics.trust import judge

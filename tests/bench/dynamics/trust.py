@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from probes.dynamics.decay import decaying_runs
 from probes.dynamics.definitions import FINETASKS_SINCE_TOKENS, monotonicity, ordering_consistency
 from probes.dynamics.published import PYTHIA_TOKENS_PER_STEP, olmo_ladder, pythia
 from probes.dynamics.recommend import recommend, trusted_since
 from probes.dynamics.table import CurveTable, Series, make_curve
-from probes.dynamics.trust import TrustRule, Verdict, decaying_tasks, judge
+from probes.dynamics.trust import TrustRule, Verdict, judge
 from tests.bench.dynamics.pythia_reference import REFERENCES, RUNS
 from tests.bench.dynamics.sets import SETS, markdown, sizes
 
@@ -47,9 +48,7 @@ def figures(*, quick: bool) -> dict[str, Any]:
         "decay": decay,
         "mmlu_subjects": subjects,
         "simulated_guessing": _guessing(repeats=3 if quick else 20),
-        "ladder_runs_with_two_decaying_tasks": sum(
-            len(tasks) > 1 for run, tasks in decaying_tasks(judge(olmo_ladder())).items() if "final" not in run
-        ),
+        "ladder_runs_that_decay": len(decaying_runs(olmo_ladder(), list(olmo_ladder().runs))),
         "seconds_20000_curves": _seconds(200 if not quick else 20) * (1 if not quick else 10),
     }
 
@@ -124,26 +123,18 @@ def _trusted(table: CurveTable, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _decay(table: CurveTable) -> dict[str, Any]:
-    """Decay flags on the eight tasks at every checkpoint, each seen as it was then."""
-    eight = table.select(keep=lambda curve: curve.task in EIGHT and curve.metric in _ACCURACIES)
+    """Which runs decay at each checkpoint, seen as it was then, by all that was measured."""
     large = set(sizes(table))
-    steps = sorted({int(step) for curve in eight for step in curve.step_C if step >= 3000})
-    flags_large = 0
-    seen: dict[str, dict[str, int]] = {run: {} for run in table.runs}
+    steps = sorted({int(step) for curve in table for step in curve.step_C if step >= 3000})
+    decays: dict[str, list[int]] = {run: [] for run in table.runs}
     for step in steps:
-        until = CurveTable(table.runs.values(), [curve.until(step * PYTHIA_TOKENS_PER_STEP) for curve in eight])
-        for run, tasks in decaying_tasks(judge(until)).items():
-            flags_large += len(tasks) if run in large else 0
-            for task in tasks:
-                seen[run].setdefault(task, step)
+        curves = [curve.until(step * PYTHIA_TOKENS_PER_STEP) for curve in table]
+        for run in decaying_runs(CurveTable(table.runs.values(), curves), list(table.runs)):
+            decays[run].append(step)
     return {
-        "flags_from_410m_on": flags_large,
-        "looks": len(steps),
-        "second_task_at_step": {
-            run: sorted(first.values())[1] if len(first) > 1 else None
-            for run, first in seen.items()
-            if run not in large
-        },
+        "looks_from_410m_on": len(steps) * len(large),
+        "decays_from_410m_on": sum(len(decays[run]) for run in large),
+        "decays_from_step": {run: min(found, default=None) for run, found in decays.items() if run not in large},
     }
 
 

@@ -1,7 +1,8 @@
 import pytest
 
+from probes.dynamics.benchmarks import benchmark_of, parts_of_large_benchmarks
 from probes.dynamics.published import olmo_ladder, pythia
-from probes.dynamics.recommend import benchmark_of, parts_of_large_benchmarks, recommend, soon, trusted_since
+from probes.dynamics.recommend import recommend, soon, trusted_since
 from probes.dynamics.table import Series
 
 LARGE = ("410m", "1b", "1.4b", "2.8b", "6.9b", "12b")

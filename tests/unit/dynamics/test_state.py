@@ -216,7 +216,9 @@ def test_the_decay_of_two_tasks_is_to_be_watched_and_of_one_it_is_not(whole, exp
     two = state_of(fault(whole, sinks, tasks=("beta", "alpha"), last=3), expectation)
     (evidence,) = (one for one in two.evidence if one.kind == "decay")
     assert evidence.verdict == WATCH
-    assert evidence.sentence.startswith("2 tasks have lost what they had: alpha, beta (their mean of three checkpoints")
+    assert evidence.sentence.startswith(
+        "2 of 4 tasks that had risen have lost part of what they had: beta, alpha (their mean"
+    )
     one = state_of(fault(whole, sinks, tasks=("alpha",), last=3), expectation)
     assert kinds(one)["decay"] == 0
 
@@ -401,7 +403,7 @@ def test_references_from_further_paths_are_their_finished_runs_that_do_not_decay
     read = read_references(table, [str(path)])
     assert read.names == [RUNS[0], RUNS[3]] and set(read.table.runs) == set(RUNS)
     assert read.left_out == {
-        RUNS[1]: "its own scores decay (alpha, beta)",
+        RUNS[1]: "its own scores decay: 2 of 4 tasks that had risen have lost part of what they had: alpha, beta",
         RUNS[4]: "it is not at its planned end",
     }
     assert assess(read.table, RUN, references=read.names).verdict == HEALTHY

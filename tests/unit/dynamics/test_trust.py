@@ -7,7 +7,7 @@ from scipy import stats
 from probes.dynamics.noise import noise_of
 from probes.dynamics.published import olmo_ladder, pythia
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series, make_curve
-from probes.dynamics.trust import TrustRule, decaying_tasks, holm, judge
+from probes.dynamics.trust import TrustRule, holm, judge
 
 STEPS = np.array([0, 512, 1000, 3000, *range(13000, 144000, 10000)])
 TOKENS = STEPS * 2_097_152.0
@@ -147,9 +147,9 @@ def test_no_decay_from_410m_on_at_any_checkpoint_and_decay_of_the_small_ones_by_
     seen = {size: set() for size in ("70m", "160m", *LARGE)}
     for step in range(33_000, 144_000, 10_000):
         looked = CurveTable(eight.runs.values(), [curve.until(step * 2_097_152) for curve in eight])
-        decaying = decaying_tasks(judge(looked))
+        verdicts = by_size(judge(looked))
         for size, tasks in seen.items():
-            found = {task for run, names in decaying.items() if f"-{size}" in run for task in names}
+            found = {one.series.task for one in verdicts[size] if one.decays}
             assert size in ("70m", "160m") or not found, (size, step, found)
             if step <= 123_000:
                 tasks |= found

@@ -7,7 +7,7 @@ def test_trust_prints_verdicts_what_to_watch_and_what_decays(capsys):
     assert main(["trust", "published:pythia", "--run", "pythia-70m", "--run", "pythia-1.4b"]) == 0
     small, _, large = capsys.readouterr().out.partition("\npythia-1.4b,")
     assert "pythia-70m, 300B tokens: 0 of 256 curves trusted" in small
-    assert "decay: arc_easy, lambada_openai" in small and "(the run, not the tasks)" in small
+    assert "lost part of what they had: sciq, arc_easy, lambada_openai (this speaks of the run)" in small
     assert "watch sciq" in large and "times its noise" in large and "decay:" not in large
     assert "hendrycksTest (57 parts)" in large and "of 57 parts trusted" in large
 

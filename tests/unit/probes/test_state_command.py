@@ -135,7 +135,7 @@ def test_published_runs_are_references_for_each_other(capsys):
 def test_decay_of_pythia_70m_is_said(capsys):
     assert main(["state", "published:pythia-deduped", "--run", "pythia-70m-deduped"]) in (3, 4)
     printed = capsys.readouterr().out
-    assert "tasks have lost what they had: " in printed and ": healthy" not in printed
+    assert "tasks that had risen have lost part of what they had: " in printed and ": healthy" not in printed
 
 
 def test_references_that_measured_nothing_the_same_are_said_to_be_none(whole, tmp_path, capsys):
