@@ -15,11 +15,14 @@ from pathlib import Path
 from pretrain.errors import ProbeError
 from pretrain.locate import run_of
 from probes.dynamics import published, published_gadre, published_recipes
-from probes.dynamics.compressed import plain_name
+from probes.dynamics.compressed import COMPRESSED, plain_name
 from probes.dynamics.read_lm_eval import read_lm_eval
-from probes.dynamics.read_run import RunCurves, is_run_directory, read_run_curves
+from probes.dynamics.read_run import METRICS_FILE, RunCurves, is_run_directory, read_run_curves
+from probes.dynamics.read_table import TABLES, is_list, is_table
 from probes.dynamics.table import CurveTable, RunFacts
 from probes.dynamics.tidy import family_in, read_tidy, size_in
+from probes.dynamics.valid_scores import refuse_impossible_shares
+from probes.store import PROBES_FILE
 
 PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
     "published:pythia": lambda: [published.pythia(deduped=False, num_fewshot=shots) for shots in (0, 5)],
@@ -35,7 +38,6 @@ PUBLISHED: Mapping[str, Callable[[], list[CurveTable]]] = {
 }
 """Curves that come with the package, by the name a command line gives them."""
 
-_TABLES = (".csv", ".csv.gz", ".csv.xz", ".csv.zst", ".parquet")
 _THREADS = 2
 """Directories read at a time: Arrow parses without Python's lock, but more than two wait for it most of the time."""
 _RUNS_COLUMNS = ("run", "parameters", "total_tokens", "tokens_per_step", "family")
@@ -84,7 +86,7 @@ def load_curves(
         return told_of.get(run, tokens_per_step)
 
     for text in dict.fromkeys(map(str, paths)):
-        path = run_of(Path(text)) if is_run_directory(run_of(Path(text))) else Path(text)
+        path = _run_or(Path(text))
         if text in PUBLISHED:
             tables += [(text, table) for table in PUBLISHED[text]()]
         elif path.is_dir() and is_run_directory(path):
@@ -93,16 +95,22 @@ def load_curves(
         elif path.is_dir():
             _refuse_folder_of_runs(path)
             tables.append((text, read_lm_eval(path, tokens_per_step=length, facts=facts)))
-        elif path.is_file() and plain_name(path.name).endswith(".json"):
+        elif path.is_file() and plain_name(path.name).endswith(".json") and not is_list(path):
             tables.append((text, read_lm_eval(path, tokens_per_step=length, facts=facts)))
-        elif path.is_file() and path.name.endswith(_TABLES):
+        elif path.is_file() and (is_table(path.name) or plain_name(path.name).endswith(".json")):
             tables.append((text, read_tidy(path, facts=facts, tokens_per_step=length)))
         else:
             raise ProbeError(_unknown(text, exists=path.exists()))
     with ThreadPoolExecutor(_THREADS) as pool:
         runs = _told_apart(list(zip(directories, pool.map(read_run_curves, directories), strict=True)))
     tables = [(str(directory), CurveTable([run.facts], run.curves)) for directory, run in runs] + tables
-    return _with_facts(_merged(tables), facts or {})
+    return refuse_impossible_shares(_with_facts(_merged(tables), facts or {}))
+
+
+def _run_or(path: Path) -> Path:
+    """The run directory that a path is, lies in as a checkpoint, or holds the record of; else the path."""
+    owner = path.parent if path.name in (PROBES_FILE, METRICS_FILE) else run_of(path)
+    return owner if is_run_directory(owner) else path
 
 
 def read_runs_file(path: Path) -> RunsFile:
@@ -204,7 +212,7 @@ def _unknown(text: str, *, exists: bool) -> str:
         return f"{text} is not among the published curves: {', '.join(PUBLISHED)}."
     return (
         f"{text} {what}. Give a run directory, a folder of lm-eval's results, a table of scores "
-        f"({', '.join(_TABLES)}), or one of {', '.join(PUBLISHED)}."
+        f"({', '.join(TABLES)}, plain or with {', '.join(COMPRESSED)}), or one of {', '.join(PUBLISHED)}."
     )
 
 

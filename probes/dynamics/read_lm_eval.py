@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
 from probes.dynamics.checkpoint_names import STEP_FORMS, Place, model_in, place_in
 from probes.dynamics.compressed import COMPRESSED, content_of, plain_name
+from probes.dynamics.positions import TokensPerStep
 from probes.dynamics.table import CurveTable, RunFacts, Series, TaskCurve, curve_of
 from probes.dynamics.tasks import chance_of, domain_of
 from probes.dynamics.tidy import family_in, size_in
-
-TokensPerStep = float | Callable[[str], float | None] | None
 
 _ENDINGS = ("", *COMPRESSED)
 _TOKENS_DISAGREE = 0.05

@@ -23,6 +23,7 @@ from probes.dynamics.read_json import columns_of, read_bytes
 from probes.dynamics.table import LOSS_DOMAIN, RunFacts, Series, TaskCurve, make_curve
 from probes.dynamics.tasks import chance_of
 from probes.dynamics.tidy import MEAN_TASK, family_in, ordered_groups, size_in
+from probes.dynamics.trailing import latest_before, trailing_mean
 from probes.record import Measurement
 from probes.report.run_files import RunFiles, read_config, read_events
 from probes.store import PROBES_FILE
@@ -31,9 +32,6 @@ METRICS_FILE = "metrics.jsonl"
 TRAIN_LOSS = Series("train", "loss")
 LEARNING_RATE = Series("train", "learning_rate")
 
-_LOSS_WINDOW = 0.05
-"""Share of the tokens so far over which the training loss is averaged: only what came before, so that nothing leaks."""
-_LARGEST_WINDOW_ROWS = 200
 _VALIDATION = re.compile(rb'"(validation/[^"]+/loss)"')
 _NUMBERS = ("step", "tokens", "flops", "num_fewshot", "value", "stderr")
 _TEXTS = ("task", "domain", "metric", "plan_hash")
@@ -170,8 +168,8 @@ def _loss_curves(directory: Path, *, run: str, tokens_C: np.ndarray, step_C: np.
         measured_R = np.isfinite([rows[name] for name in validation]).any(axis=0) if validation else np.zeros(0, bool)
         chosen_R = np.flatnonzero(measured_R) if measured_R.any() else np.array([len(order_R) - 1])
         tokens_C, step_C = rows["tokens"][chosen_R], rows["step"][chosen_R]
-    mean_C, stderr_C = _trailing_mean(rows["tokens"], rows[names.TRAIN_LOSS], tokens_C)
-    rate_C = _latest(rows["tokens"], rows[names.TRAIN_LEARNING_RATE], tokens_C)
+    mean_C, stderr_C = trailing_mean(rows["tokens"], rows[names.TRAIN_LOSS], tokens_C)
+    rate_C = latest_before(rows["tokens"], rows[names.TRAIN_LEARNING_RATE], tokens_C)
     yield _loss_curve(TRAIN_LOSS, (step_C, tokens_C, mean_C, stderr_C), run=run)
     yield _loss_curve(LEARNING_RATE, (step_C, tokens_C, rate_C, np.full(len(rate_C), np.nan)), run=run)
     unknown_R = np.full(len(order_R), np.nan)
@@ -186,27 +184,3 @@ def _loss_curve(series: Series, columns: Sequence[np.ndarray], *, run: str) -> T
     """A curve of steps, tokens, values and errors, where the value is finite; of equal tokens the last."""
     step_R, tokens_R, value_R, stderr_R = columns
     return make_curve(step_R, tokens_R, value_R, stderr_R, run=run, series=series, domain=LOSS_DOMAIN)
-
-
-def _trailing_mean(tokens_R: np.ndarray, value_R: np.ndarray, tokens_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the rows of the last 5% of the tokens before each place, 200 at most, and its standard error."""
-    good_R = np.isfinite(value_R)
-    tokens_R, value_R = tokens_R[good_R], value_R[good_R]
-    end_C = np.searchsorted(tokens_R, tokens_C, side="right")
-    begin_C = np.searchsorted(tokens_R, tokens_C * (1 - _LOSS_WINDOW), side="right")
-    begin_C = np.maximum(np.minimum(begin_C, end_C - 1), np.maximum(end_C - _LARGEST_WINDOW_ROWS, 0))
-    count_C = np.where(end_C > 0, end_C - begin_C, 0)
-    centre = value_R.mean() if len(value_R) else 0.0  # sums of small numbers lose less
-    sums = np.concatenate([[0.0], np.cumsum(value_R - centre)])
-    squares = np.concatenate([[0.0], np.cumsum((value_R - centre) ** 2)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_C = (sums[end_C] - sums[begin_C]) / count_C
-        variance_C = (squares[end_C] - squares[begin_C]) / count_C - mean_C**2
-        stderr_C = np.sqrt(np.maximum(variance_C, 0.0) / (count_C - 1))
-    return np.where(count_C > 0, mean_C + centre, np.nan), np.where(count_C > 1, stderr_C, np.nan)
-
-
-def _latest(tokens_R: np.ndarray, value_R: np.ndarray, tokens_C: np.ndarray) -> np.ndarray:
-    good_R = np.isfinite(value_R)
-    values = np.append(np.nan, value_R[good_R])
-    return values[np.searchsorted(tokens_R[good_R], tokens_C, side="right")]
