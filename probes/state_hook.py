@@ -119,6 +119,7 @@ def event_fields(state: State) -> dict[str, Any]:
         "verdict": state.verdict,
         "reason": state.summary.split(": ", 1)[1],
         "basis": state.basis,
+        **({"no_references": dict(state.no_references)} if state.no_references else {}),
         "change": _known(state.change),
         "domains": {
             domain.domain: {

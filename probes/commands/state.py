@@ -55,11 +55,16 @@ def run(options: argparse.Namespace) -> int:
     table, references = with_references(table, options)
     rows: list[dict[str, Any]] = []
     verdicts = []
+    told: set[str] = set()
     for name in names:
         seen = table
         if options.seen:
             seen = table.until(name, options.seen * (table.runs[name].total_tokens or table.last_tokens(name)))
         state = assess(seen, name, references=references)
+        for sentence in (f"{other} is no reference: {reason}." for other, reason in state.no_references.items()):
+            if sentence not in told:
+                print(sentence)
+            told.add(sentence)
         print(f"{name}, step {state.step:,}: {state.summary}")
         for evidence in state.evidence[1:]:
             print(f"  {evidence.verdict}: {evidence.sentence}")

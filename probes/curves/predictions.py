@@ -35,7 +35,8 @@ class Predictions(Results["Prediction | UnseenTask"]):
         seen: by run, what was known of it and of the others when it was predicted.
         records: a `Prediction` for each score, or an `UnseenTask` where tasks were asked for that were not measured.
         references: names of the runs that were to be learnt from; None if they were chosen.
-        left_out: runs that were named as references but cannot be any, with the reason.
+        left_out: runs that were named as references, or are smaller runs of a run's family, but cannot be any, with
+            the reason.
         notes: how references were read.
     """
 
@@ -46,9 +47,11 @@ class Predictions(Results["Prediction | UnseenTask"]):
         *,
         seen: Mapping[str, CurveTable],
         held: References | None = None,
+        no_references: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(table, records, held=held)
         self.seen = dict(seen)
+        self.left_out = self.left_out | dict(no_references or {})
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each score: where, its value now, what is predicted with its interval, or why nothing is."""
@@ -159,14 +162,17 @@ def predict(
     whole, learnt = (held.table, held.names) if held is not None else (table, None)
     records: Sequence[Prediction | UnseenTask]
     known_by: dict[str, CurveTable] = {}
+    no_references: dict[str, str] = {}
     if tasks:
         targets = [one for one in _targets(table, tasks) if one.metric in metrics]
         records = _unseen(whole, names, targets, references=learnt, as_if=bool(only))
     else:
-        records, known_by = _finals(whole, names, metrics, references=learnt, at_tokens=at_tokens, seen=seen)
+        records, known_by, no_references = _finals(
+            whole, names, metrics, references=learnt, at_tokens=at_tokens, seen=seen
+        )
     if not records:
         raise ProbeError(_nothing_left(table, tasks, is_asked=bool(only or seen), at_tokens=at_tokens))
-    return Predictions(whole, records, seen=known_by, held=held)
+    return Predictions(whole, records, seen=known_by, held=held, no_references=no_references)
 
 
 def _metrics(table: CurveTable, metric: Names) -> list[str]:
@@ -232,19 +238,25 @@ def _finals(
     references: Sequence[str] | None,
     at_tokens: float | None,
     seen: float | None,
-) -> tuple[list[Prediction], dict[str, CurveTable]]:
-    """Predictions of later scores, and by run what they were made from."""
+) -> tuple[list[Prediction], dict[str, CurveTable], dict[str, str]]:
+    """Predictions of later scores, by run what they were made from, and which smaller runs are no references."""
     from probes.dynamics.predict import predict_finals, predictable
+    from probes.dynamics.references import family_references
 
     found: list[Prediction] = []
     known_by: dict[str, CurveTable] = {}
+    left_out: dict[str, str] = {}
     for name in names:
         total = table.runs[name].total_tokens or table.last_tokens(name)
         known_by[name] = table.until(name, seen * total) if seen else table
         wanted = [one for one in predictable(known_by[name], name) if one.metric in metrics]
         at = at_tokens or (total if seen else None)
-        found += predict_finals(known_by[name], name, series=wanted, references=references, tokens=at)
-    return found, known_by
+        learnt = references
+        if learnt is None:
+            held = family_references(known_by[name], name)
+            learnt, left_out = held.names, left_out | held.left_out
+        found += predict_finals(known_by[name], name, series=wanted, references=learnt, tokens=at)
+    return found, known_by, left_out
 
 
 def _unseen(

@@ -13,10 +13,10 @@ import numpy as np
 from scipy import stats
 
 from probes.dynamics.chance import at_chance
-from probes.dynamics.decay import decaying_runs
 from probes.dynamics.extrapolate import FEWEST, extrapolate
 from probes.dynamics.metrics import PREDICTED, is_predicted
 from probes.dynamics.noise import unjudged_value
+from probes.dynamics.references import family_references
 from probes.dynamics.surface import Band, Surface, fit_surfaces, relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
@@ -68,7 +68,7 @@ def predict_finals(
         table: what is known now; for a prediction made in the past, `CurveTable.until` first.
         run: its past is what `table` holds of it.
         series: all that can be predicted unless named.
-        references: runs to learn from; by default what `usable_references` finds.
+        references: runs to learn from; by default what `family_references` finds.
         tokens: where; the run's planned end by default.
         level: of the intervals.
         even_at_chance: predict what would be refused for being at chance, too: to measure the methods.
@@ -80,7 +80,7 @@ def predict_finals(
     wanted = list(series) if series is not None else predictable(table, run)
     at = tokens or facts.total_tokens
     refusals = {one: why for one in wanted if (why := _why_not(table, run, one, at)) is not None}
-    learnt = usable_references(table, run) if references is None else list(references)
+    learnt = family_references(table, run).names if references is None else list(references)
     learnt = [name for name in learnt if name != run]
     if not even_at_chance:
         refusals |= at_chance(table, [one for one in wanted if one not in refusals], references=learnt, run=run)
@@ -109,27 +109,6 @@ def predict_finals(
             continue
         found.append(_prediction(band, curve, at, method=method, level=level))
     return found
-
-
-def usable_references(table: CurveTable, run: str) -> list[str]:
-    """Finished smaller runs of the run's family, smallest first, without those whose own scores decay.
-
-    Runs that decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end.
-    """
-    facts = table.runs[run]
-    if not facts.parameters:
-        return []
-    smaller = [
-        name
-        for name, other in table.runs.items()
-        if name != run
-        and other.family == facts.family
-        and other.parameters
-        and other.parameters < facts.parameters
-        and table.is_finished(name)
-    ]
-    decaying = decaying_runs(table, smaller)
-    return [name for name in table.by_size(smaller) if name not in decaying]
 
 
 def predictable(table: CurveTable, run: str) -> list[Series]:

@@ -1,7 +1,7 @@
 """Runs to hold another one against: which of those that are named can be references, and why others cannot.
 
 They are named as on the command line: by runs of the table, where `*` stands for anything, by paths, and by published
-curves. The checks of a single run are `why_not`.
+curves; where none are named, smaller runs of the family are taken. The checks of a single run are `why_not`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,26 @@ def read_references(
     return References(both, [name for name in names if name not in left_out], left_out, further.notes)
 
 
+def family_references(table: CurveTable, run: str) -> References:
+    """The references of a run for which none are named: smaller runs of its family, smallest first.
+
+    Runs that decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end: they are left out,
+    like those that are not finished.
+    """
+    own = table.runs[run]
+    smaller = [
+        name
+        for name, facts in table.runs.items()
+        if facts.family == own.family and (facts.parameters or np.inf) < (own.parameters or 0.0)
+    ]
+    left_out = why_not(table, table.by_size(smaller))
+    return References(table, [name for name in table.by_size(smaller) if name not in left_out], left_out)
+
+
 def why_not(table: CurveTable, names: Sequence[str]) -> dict[str, str]:
     """Those of the runs that cannot be references, with the reason."""
-    decaying = decaying_runs(table, names)
+    finished = [name for name in names if table.runs[name].parameters and table.is_finished(name)]
+    decaying = decaying_runs(table, finished)
     reasons = {}
     for name in names:
         if not table.runs[name].parameters:

@@ -8,7 +8,7 @@ Thresholds are in standard deviations and fixed before looking at faults; `tests
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pretrain.track.legible import legible_count
@@ -16,7 +16,7 @@ from probes.dynamics.decay import decay_of
 from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH, Evidence, gravest
 from probes.dynamics.expectation import FEWEST_CHECKPOINTS, WINDOWS, Expectation, Surprise, expect, pooled
 from probes.dynamics.noise import judged_value
-from probes.dynamics.predict import usable_references
+from probes.dynamics.references import References, family_references
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 from probes.dynamics.watched import watch_list, why_nothing
@@ -69,6 +69,8 @@ class State:
         evidence: what speaks for more than `healthy`, the worst first; empty if nothing does.
         change: deviation of all tasks together, in the window that shows it best.
         unknown: why nothing was judged, in words; empty if something was.
+        no_references: smaller runs of its family that it was not held against, with the reason; empty where the
+            references were given.
     """
 
     run: str
@@ -80,6 +82,7 @@ class State:
     evidence: tuple[Evidence, ...] = ()
     change: float = float("nan")
     unknown: str = ""
+    no_references: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -102,7 +105,8 @@ def assess(
         references: runs to hold it against; by default finished smaller runs of its family, else its own past.
         expectation: learnt before (at a hook's start); by default made here.
     """
-    chosen = usable_references(table, run) if references is None else list(references)
+    held = family_references(table, run) if references is None else References(table, list(references), {})
+    chosen = held.names
     seen = watch_list(table, run, chosen)
     if expectation is None:
         expectation = expect(table, run, seen.series, references=chosen)
@@ -156,6 +160,7 @@ def assess(
         evidence=tuple(evidence),
         change=change,
         unknown="" if judged else why_nothing(table, run, left_out),
+        no_references=held.left_out,
     )
 
 

@@ -17,8 +17,9 @@ from probes.dynamics.beside_original import Beside, put_beside
 from probes.dynamics.metrics import PLAINEST_FIRST
 from probes.dynamics.onset import AT, ChangePoint, arise
 from probes.dynamics.originals import find_original
-from probes.dynamics.predict import predict_finals, usable_references
+from probes.dynamics.predict import predict_finals
 from probes.dynamics.recommend import recommend
+from probes.dynamics.references import family_references
 from probes.dynamics.similarity import compare_sizes
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from probes.dynamics.trust import judge
@@ -149,7 +150,9 @@ def _predictions_of(table: CurveTable, run: str) -> list[PredictionRow]:
     seen = known.last_tokens(run)
     # What matters and who teaches is chosen as it could be then, from all checkpoints: decay is seen in few of them.
     series = _telling_series(known, run, _MOST_PREDICTED_TASKS)
-    references = usable_references(known, run)[-_MOST_REFERENCES:]
+    held = family_references(known, run)
+    references = held.names[-_MOST_REFERENCES:]
+    left_out = "".join(f"; {name} is no reference: {reason}" for name, reason in held.left_out.items())
     rows = []
     for one in predict_finals(_thinned(known, _FIT_CHECKPOINTS), run, series=series, references=references, tokens=end):
         curve = table.get(run, one.series)
@@ -164,7 +167,7 @@ def _predictions_of(table: CurveTable, run: str) -> list[PredictionRow]:
                 low=None if refused else one.low,
                 high=None if refused else one.high,
                 came=float(curve.value_C[-1]) if finished and curve is not None else None,
-                method=one.method,
+                method=one.method + left_out,
                 refused=one.refused or "",
             )
         )

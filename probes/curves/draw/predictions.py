@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 
 from probes.curves.draw.canvas import Chart, draw_chance, draw_curve, finish, panels, token_axis, value_axis
-from probes.dynamics.predict import LEVEL, Prediction, usable_references
+from probes.dynamics.predict import LEVEL, Prediction
+from probes.dynamics.references import family_references
 from probes.report.layout import INK, MUTED, PALETTE
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def draw_predictions(found: Predictions, *, limit: int) -> Chart:
         """What the run was held against."""
         if found.references is not None:
             return found.references
-        return usable_references(found.seen[run], run) if run in found.seen else list(found.table.runs)
+        return family_references(found.seen[run], run).names if run in found.seen else list(found.table.runs)
 
     made = [one for one in found.records if not one.refused]
     figure, axes = panels(

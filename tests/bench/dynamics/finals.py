@@ -11,8 +11,9 @@ from typing import Any
 
 from probes.dynamics.chance import at_chance
 from probes.dynamics.extrapolate import damped_line, last_value, line, power_law
-from probes.dynamics.predict import Prediction, predict_finals, usable_references
+from probes.dynamics.predict import Prediction, predict_finals
 from probes.dynamics.published import PYTHIA_TOTAL_TOKENS
+from probes.dynamics.references import family_references
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import CurveTable, Series, TaskCurve
 from tests.bench.dynamics.sets import markdown, mean, sets, sizes, tokens_at
@@ -82,7 +83,7 @@ def _at(step: int) -> dict[str, Any]:
                     inside_own.append(prediction.low <= truth[one] <= prediction.high)
             if (whole.runs[run].parameters or 0.0) < _TARGETS_ABOVE:
                 continue
-            references = usable_references(known, run)
+            references = family_references(known, run).names
             assert references == [name for name in sizes(whole) if name in references]
             learnt = predict_finals(known, run, series=tasks, references=references, even_at_chance=True)
             for one, prediction in zip(tasks, learnt, strict=True):

@@ -1,6 +1,6 @@
 """What the sections on Pythia share: the four sets, the six tasks that leave chance, and the sizes that are looked at.
 
-References are chosen by the product's own rule (`usable_references`): finished, smaller, of the same set, not decaying.
+References are chosen by the product's own rule (`family_references`): finished, smaller, of the same set, not decaying.
 On Pythia that leaves out 70M and 160M, so sizes here begin at 410M.
 """
 

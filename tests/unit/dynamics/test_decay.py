@@ -3,12 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from probes.curves.predictions import predict
 from probes.dynamics.decay import decay_of, decaying_runs
-from probes.dynamics.predict import usable_references
 from probes.dynamics.published import pythia
+from probes.dynamics.references import family_references
 from probes.dynamics.state import assess
 from probes.dynamics.table import CurveTable, RunFacts, Series, make_curve
 from probes.dynamics.trust import judge
+from probes.state_hook import event_fields
 from tests.support.curve_family import SIZES, family, run_of
 
 TOTAL_TOKENS = 3e11
@@ -161,7 +163,7 @@ def test_a_healthy_run_with_many_tasks_stays_a_reference():
     ]
     assert sum(one.decays for one in judge(CurveTable([], blimp))) >= 2, "by luck"
     more = CurveTable(table.runs.values(), [*table.curves, *blimp])
-    assert small in usable_references(more, run_of(SIZES[3]))
+    assert small in family_references(more, run_of(SIZES[3])).names
 
 
 @pytest.mark.parametrize("num_fewshot", [0, 5])
@@ -172,3 +174,25 @@ def test_of_pythia_exactly_the_two_smallest_decay_with_all_that_was_measured(ded
     suffix = "-deduped" if deduped else ""
     assert set(found) == {f"pythia-70m{suffix}", f"pythia-160m{suffix}"}
     assert all({"sciq", "arc_easy"} <= set(one.tasks) or "lambada_openai" in one.tasks for one in found.values())
+
+
+def test_a_smaller_run_that_is_no_reference_is_named_with_the_reason():
+    table, (first, second, run) = family(), [run_of(size) for size in (SIZES[0], SIZES[1], SIZES[3])]
+    falls = {"alpha", "beta", "gamma"}
+
+    def fallen(one):
+        late_C = np.arange(len(one)) >= len(one) - 4
+        is_fallen = one.run == second and one.task in falls
+        return replace(one, value_C=one.value_C - 0.1 * late_C) if is_fallen else one
+
+    table = CurveTable(table.runs.values(), [fallen(one) for one in table]).until(first, 1e11)
+    held = family_references(table, run)
+    assert held.names == [run_of(SIZES[2])]
+    assert held.left_out[first] == "it is not at its planned end"
+    assert held.left_out[second].startswith("its own scores decay: 3 of 4 tasks that had risen have lost part of what")
+    state = assess(table, run)
+    assert state.no_references == held.left_out and event_fields(state)["no_references"] == held.left_out
+    assert not assess(table, run, references=[first]).no_references
+    found = predict(table, run=run, seen=0.3, metric="ce_loss")
+    assert found.left_out == held.left_out
+    assert f"{first} is no reference: it is not at its planned end." in found.text()

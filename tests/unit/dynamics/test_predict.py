@@ -10,9 +10,9 @@ from probes.dynamics.predict import (
     Prediction,
     predict_finals,
     predictable,
-    usable_references,
 )
 from probes.dynamics.published import PYTHIA_TASKS, PYTHIA_TOKENS_PER_STEP, PYTHIA_TOTAL_TOKENS, pythia
+from probes.dynamics.references import family_references
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series
 from tests.support.curve_family import (
     ABILITIES,
@@ -113,14 +113,16 @@ def test_on_pythia_without_larger_sizes_nothing_changes():
 
 
 def test_references_are_finished_smaller_runs_of_the_family(table):
-    assert usable_references(table, RUN) == SMALLER
-    assert usable_references(table, RUNS[0]) == []
-    assert usable_references(table.until(RUNS[1], 0.9 * TOTAL_TOKENS), RUN) == [RUNS[0], RUNS[2]]
-    assert usable_references(table.until(RUNS[1], 0.996 * TOTAL_TOKENS), RUN) == [RUNS[0], RUNS[2]], "its last is 95 %"
+    assert family_references(table, RUN).names == SMALLER
+    assert family_references(table, RUNS[0]).names == []
+    assert family_references(table.until(RUNS[1], 0.9 * TOTAL_TOKENS), RUN).names == [RUNS[0], RUNS[2]]
+    assert family_references(table.until(RUNS[1], 0.996 * TOTAL_TOKENS), RUN).names == [RUNS[0], RUNS[2]], (
+        "its last is 95 %"
+    )
     unknown = {RUN: RunFacts(name=RUN, family="made", total_tokens=TOTAL_TOKENS)}
-    assert usable_references(changed(table, lambda c: c, facts=unknown), RUN) == []
+    assert family_references(changed(table, lambda c: c, facts=unknown), RUN).names == []
     elsewhere = {SMALLER[0]: replace(table.runs[SMALLER[0]], family="other")}
-    assert usable_references(changed(table, lambda c: c, facts=elsewhere), RUN) == SMALLER[1:]
+    assert family_references(changed(table, lambda c: c, facts=elsewhere), RUN).names == SMALLER[1:]
 
 
 def test_a_run_whose_scores_decay_on_two_tasks_is_no_reference_and_on_one_it_is(table):
@@ -132,8 +134,8 @@ def test_a_run_whose_scores_decay_on_two_tasks_is_no_reference_and_on_one_it_is(
 
         return changed(table, fall)
 
-    assert usable_references(falling("alpha"), RUN) == SMALLER
-    assert usable_references(falling("alpha", "gamma"), RUN) == [RUNS[0], RUNS[2]]
+    assert family_references(falling("alpha"), RUN).names == SMALLER
+    assert family_references(falling("alpha", "gamma"), RUN).names == [RUNS[0], RUNS[2]]
 
 
 @pytest.mark.parametrize("deduped", [False, True])
@@ -145,7 +147,7 @@ def test_on_pythia_references_are_exactly_the_smaller_sizes_from_410m_up(deduped
     for position in (2, 5):
         run = names[position]
         seen = whole.until(run, 43_000 * PYTHIA_TOKENS_PER_STEP)
-        assert usable_references(seen, run) == names[:position]
+        assert family_references(seen, run).names == names[:position]
 
 
 def test_a_metric_without_a_law_is_refused(table):
