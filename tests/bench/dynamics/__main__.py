@@ -24,7 +24,7 @@ SECTIONS = {
     "transfer": "Whole curves of sizes unseen",
     "similarity": "Are dynamics alike across sizes",
     "trust": "Which tasks can be trusted, Pythia",
-    "state": "Faults put into healthy Pythia runs, share called (410M and 12B are watched at most)",
+    "state": "Verdicts on healthy runs and on faults put into them, each run left out of what it is held against",
     "ladder": "Scaling laws on the OLMo ladder: bits per byte and accuracy of the 7B from 190M to 1B",
     "schedules": "Losses under one learning-rate schedule from another",
     "scale": "200 runs × 150 checkpoints × 100 tasks",

@@ -1,183 +1,216 @@
-"""What the state rule says of healthy runs, and whether it calls faults put into them.
+"""What the verdicts say of healthy runs, and whether they notice faults: `act`, `watch`, how many checkpoints later.
 
-Every run is held against the other sizes of its set (Pythia, 410M to 12B; the OLMo ladder), by the product's own
-`assess` at every checkpoint. Faults are put into real curves after a checkpoint: the smooth course of the curve is
-changed and its own checkpoint noise kept, so that nothing is called for being too regular.
+Runs, and the three ways in which each is held to something, are in `modes`; the faults are in `faults`. Verdicts are
+those of the product's own `assess`, made anew at every checkpoint of a table that ends there. What settings were chosen
+on and what was held out are reported apart.
 
-- drop: every task loses a share of its score above chance;
-- plateau: tasks and loss stay where they were; frozen: the very same scores, as the same weights give;
-- regress: tasks go back the way they came, one checkpoint a checkpoint, while the loss improves as it did.
+- A healthy check is one verdict on a healthy run. `unknown` is counted apart: nothing was judged.
+- Falls are put after one of three fixed shares of each run, each other fault after one of two shares of every third
+  run, in turn, wherever the healthy run was judged. Verdicts are asked 1, 2, 3, 5, 7 and 10 checkpoints later, as
+  far as the run goes.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probes.dynamics.evidence import ACT, HEALTHY
-from probes.dynamics.expectation import Expectation, expect
-from probes.dynamics.noise import judged_value, unjudged_value
-from probes.dynamics.published import olmo_ladder, pythia
-from probes.dynamics.state import State, assess
-from probes.dynamics.surface import relevant
-from probes.dynamics.table import CurveTable, TaskCurve
-from probes.dynamics.watched import is_loss, watched
-from tests.bench.dynamics.sets import markdown, mean, sets, sizes, tokens_at
+from probes.dynamics.evidence import ACT, UNKNOWN, WATCH
+from probes.dynamics.published import pythia
+from probes.dynamics.state import assess
+from tests.bench.dynamics.faults import FALLS, OTHERS, Fault, Place, place_at
+from tests.bench.dynamics.modes import MODES, Case, Check, all_cases, healthy_checks
+from tests.bench.dynamics.remember import remembered
+from tests.bench.dynamics.sets import markdown, mean, sizes, tokens_at
 
-FAULTS = ("drop 5%", "drop 10%", "drop 20%", "plateau", "frozen", "regress")
-_HORIZON = {"regress": 3}
-_FIRST_STEP, _LAST_STEP = 23_000, 123_000
-_PHASES = ((23_000, 43_000), (53_000, 83_000), (93_000, 123_000))
-_LADDER = [f"{size}-{length}xC" for size in ("190M", "370M", "760M", "1B") for length in (1, 2, 5, 10)]
-_LADDER_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+FAULTS = (*FALLS, *OTHERS)
+_FALL_SHARES, _OTHER_SHARES = (0.3, 0.6, 0.85), (0.3, 0.6)
+_OTHERS_EVERY = 3
+"""Runs: so often one of the other faults is put into a run."""
+_DELAYS = (1, 2, 3, 5, 7, 10)
 
-
-def figures(*, quick: bool) -> dict[str, Any]:
-    """False calls on healthy runs, and the share of faults called, by kind and by when they began."""
-    healthy: list[tuple[str, State]] = []
-    called: list[tuple[str, int, bool, bool, bool]] = []
-    for position, (name, whole, _) in enumerate(sets()):
-        if quick and position:
-            break
-        for run in sizes(whole):
-            case = _case(whole, run)
-            curve = max(case.curves, key=len)
-            late = [int(step) for step in curve.step_C if step >= 3_000]
-            healthy += [(f"{run}, {name}", case.state(whole, tokens_at(step))) for step in late]
-            called += _faults(case)
-    ladder = [] if quick else _healthy_ladder()
-    return {
-        "pythia": _calls(healthy),
-        "ladder": _calls(ladder) if ladder else None,
-        "faults": {fault: _called([c for c in called if c[0] == fault]) for fault in FAULTS},
-        "faults_by_phase": {
-            f"{first // 1000}k-{last // 1000}k": {
-                fault: _called([c for c in called if c[0] == fault and first <= c[1] <= last]) for fault in FAULTS
-            }
-            for first, last in _PHASES
-        },
-        "small_sizes": _small_sizes(),
-    }
-
-
-def table(figures: Mapping[str, Any]) -> str:
-    """One row for each fault."""
-    rows = []
-    for fault in FAULTS:
-        found = figures["faults"][fault]
-        phases = [f"{figures['faults_by_phase'][phase][fault]['called']:.2f}" for phase in figures["faults_by_phase"]]
-        rows.append([fault, found["within"], f"{found['called']:.2f}", f"{found['act']:.2f}", *phases])
-    head = ["fault", "checkpoints", "called", "called act", *(f"begun {p}" for p in figures["faults_by_phase"])]
-    return markdown(head, rows)
+_GROUPS = {"held_out": "held out", "chosen_on": "chosen on"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """A run, what is expected of it, and its curves."""
+class Found:
+    """When a fault was noticed.
 
-    run: str
-    references: Sequence[str]
-    expectation: Expectation
-    facts: CurveTable
-    curves: Sequence[TaskCurve]
+    Attributes:
+        case: the run.
+        mode: what it was held against.
+        fault: which.
+        after: tokens of the last healthy checkpoint.
+        act: checkpoints until the first `act` that was seen; infinite if there was none.
+        noticed: checkpoints until the first `watch` or `act`.
+    """
 
-    def state(self, table: CurveTable, tokens: float) -> State:
-        own = CurveTable([self.facts.runs[self.run]], [c.until(tokens) for c in table if c.run == self.run])
-        return assess(own, self.run, references=self.references, expectation=self.expectation)
-
-    def state_of(self, curves: Sequence[TaskCurve]) -> State:
-        own = CurveTable([self.facts.runs[self.run]], curves)
-        return assess(own, self.run, references=self.references, expectation=self.expectation)
-
-
-def _case(whole: CurveTable, run: str) -> _Case:
-    others = [name for name in sizes(whole) if name != run]
-    expectation = expect(whole, run, watched(whole, run, others), references=others)
-    curves = [curve for curve in whole if curve.run == run]
-    return _Case(run, others, expectation, whole, curves)
+    case: Case
+    mode: str
+    fault: Fault
+    after: float
+    act: float
+    noticed: float
 
 
-def _faults(case: _Case) -> list[tuple[str, int, bool, bool, bool]]:
-    """(fault, step it begins after, called, called `act`, called from tasks alone) for every checkpoint and fault."""
-    total = case.facts.runs[case.run].total_tokens
-    parameters = case.facts.runs[case.run].parameters
-    assert parameters is not None
-    curves = [relevant(curve, total) for curve in case.curves if curve.series in case.expectation.surfaces]
-    course = {
-        curve.series: case.expectation.surfaces[curve.series]
-        .with_run(curve, parameters=parameters)
-        .predict(parameters=parameters, tokens_Q=curve.tokens_C, run=case.run)
-        .mean_Q
-        for curve in curves
-    }
-    steps = curves[0].step_C
-    found = []
-    for last in range(2, len(steps) - 1):
-        if not _FIRST_STEP <= steps[last] <= _LAST_STEP:
+def figures(*, quick: bool) -> dict[str, Any]:
+    """Verdicts on healthy runs and on faults by mode, for what was held out and what settings were chosen on."""
+    return figures_of(all_cases(quick=quick)) | {"small_sizes": _small_sizes()}
+
+
+def figures_of(cases: Sequence[Case]) -> dict[str, Any]:
+    """The figures of these runs, by what settings were chosen on."""
+    checks: list[Check] = []
+    found: list[Found] = []
+    for number, case in enumerate(cases):
+        with remembered():
+            checks += healthy_checks([case])
+            found += faults_of(case, number)
+    result = {}
+    for group in _GROUPS:
+        chosen = group == "chosen_on"
+        of_group = [check for check in checks if check.case.chosen_on == chosen]
+        faults = [one for one in found if one.case.chosen_on == chosen]
+        if of_group:
+            result[group] = {
+                "healthy": {mode: _calls([c for c in of_group if c.mode == mode]) for mode in MODES},
+                "faults": {
+                    fault.name: {
+                        mode: _noticed([f for f in faults if (f.mode, f.fault) == (mode, fault)]) for mode in MODES
+                    }
+                    for fault in FAULTS
+                },
+            }
+    return result
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """Healthy checks, then one row a fault; held out before chosen on."""
+    parts = [_healthy_table(figures)]
+    for group, words in _GROUPS.items():
+        if group in figures:
+            parts.append(f"Faults, {words} (three figures: other sizes, smaller siblings, own past):")
+            parts.append(_fault_table(figures[group]["faults"]))
+    return "\n\n".join(parts)
+
+
+def faults_of(case: Case, number: int, *, modes: Sequence[str] = MODES) -> Iterator[Found]:
+    """Puts every fault into a run, in every mode; `number` turns through tasks, domains and places."""
+    for mode in modes:
+        if case.references(mode) is None:
             continue
-        for fault in FAULTS:
-            faulty = [_with_fault(curve, course[curve.series], fault, last) for curve in curves]
-            states = [
-                case.state_of([curve.where(np.arange(len(curve)) <= at) for curve in faulty])
-                for at in range(last + 1, min(last + 1 + _HORIZON.get(fault, 2), len(steps)))
-            ]
-            by_tasks = any(
-                evidence.kind in ("change", "divergence", "level", "decay")
-                for state in states
-                for evidence in state.evidence
+        shares = sorted({*_FALL_SHARES, *_OTHER_SHARES})
+        judged = [share for share in shares if case.state(mode, checkpoint_at(case, mode, share)).verdict != UNKNOWN]
+        for index, fault in enumerate(FAULTS):
+            if fault.is_fall:
+                possible = [share for share in _turned(_FALL_SHARES, number) if share in judged][:1]
+            elif (number + index) % _OTHERS_EVERY == 0:
+                possible = [share for share in _turned(_OTHER_SHARES, number // _OTHERS_EVERY) if share in judged][:1]
+            else:
+                possible = []
+            for share in possible:
+                place = place_at(case.curves, checkpoint_at(case, mode, share), number)
+                if place is not None:
+                    yield _follow(case, mode, fault, place)
+
+
+def checkpoint_at(case: Case, mode: str, share: float) -> float:
+    """Tokens of the last checkpoint before a share of what the run was looked at."""
+    first, last = case.checks[mode][0], case.checkpoints[-1]
+    return float(case.checkpoints[case.checkpoints <= first + share * (last - first)][-1])
+
+
+def _turned(shares: Sequence[float], number: int) -> list[float]:
+    return [shares[(number + turn) % len(shares)] for turn in range(len(shares))]
+
+
+def _follow(case: Case, mode: str, fault: Fault, place: Place) -> Found:
+    """Asks for verdicts after a fault until it is plain when it was noticed."""
+    curves = fault.inject(case.curves, place)
+    tokens = np.unique(np.concatenate([curve.tokens_C for curve in curves]))
+    later = tokens[tokens > place.after * (1 + 1e-9)]
+    act = noticed = np.inf
+    for delay in _DELAYS:
+        if delay > len(later) or (delay > 2 and (act if fault.is_fall else noticed) <= delay):
+            break
+        verdict = case.state(mode, float(later[delay - 1]), curves).verdict
+        act = min(act, delay if verdict == ACT else np.inf)
+        noticed = min(noticed, delay if verdict in (WATCH, ACT) else np.inf)
+    return Found(case, mode, fault, place.after, act, noticed)
+
+
+def _calls(checks: Sequence[Check]) -> dict[str, Any]:
+    """Verdicts on healthy runs, with what called for them and of which runs."""
+    verdicts = Counter(check.state.verdict for check in checks)
+    judged = len(checks) - verdicts[UNKNOWN]
+    kinds = Counter(evidence.kind for check in checks for evidence in check.state.evidence)
+    called = [check for check in checks if check.state.verdict in (WATCH, ACT)]
+    return {
+        "checks": len(checks),
+        "judged": judged,
+        "verdicts": dict(verdicts),
+        "act": verdicts[ACT],
+        "share_watch": verdicts[WATCH] / judged if judged else None,
+        "evidence": dict(kinds),
+        "by_source": {
+            source: dict(Counter(check.state.verdict for check in checks if check.case.source == source))
+            for source in dict.fromkeys(check.case.source for check in checks)
+        },
+        "act_on": sorted({f"{c.case.source}, {c.case.run}" for c in called if c.state.verdict == ACT}),
+    }
+
+
+def _noticed(found: Sequence[Found]) -> dict[str, Any]:
+    """Shares noticed, and the median delay; None where more than half were never noticed."""
+    if not found:
+        return {"cases": 0}
+    delay = float(np.median([one.noticed for one in found]))
+    return {
+        "cases": len(found),
+        "act_within_2": mean([float(one.act <= 2) for one in found]),
+        "act_within_10": mean([float(one.act <= 10) for one in found]),
+        "noticed_within_2": mean([float(one.noticed <= 2) for one in found]),
+        "noticed_within_10": mean([float(one.noticed <= 10) for one in found]),
+        "median_delay": delay if np.isfinite(delay) else None,
+    }
+
+
+def _healthy_table(figures: Mapping[str, Any]) -> str:
+    rows = []
+    for group, words in _GROUPS.items():
+        for mode in MODES if group in figures else ():
+            of = figures[group]["healthy"][mode]
+            unknown = of["checks"] - of["judged"]
+            share = of["share_watch"]
+            rows.append(
+                [f"{words}, {mode}", of["judged"], of["act"], "–" if share is None else f"{share:.1%}", unknown]
             )
-            called = any(state.verdict != HEALTHY for state in states)
-            act = any(state.verdict == ACT for state in states)
-            found.append((fault, int(steps[last]), called, act, by_tasks))
-    return found
+    return markdown(["healthy runs", "judged", "act", "watch", "unknown besides"], rows)
 
 
-def _with_fault(curve: TaskCurve, course_C: np.ndarray, fault: str, last: int) -> TaskCurve:
-    """The curve with a fault after its checkpoint number `last`."""
-    after_C = np.arange(len(curve)) > last
-    judged_C = judged_value(curve).copy()
-    drop = re.fullmatch(r"drop (\d+)%", fault)
-    if is_loss(curve) and fault not in ("plateau", "frozen"):
-        return curve
-    if drop:
-        chance = curve.chance if np.isfinite(curve.chance) else 0.0
-        judged_C -= after_C * float(drop[1]) / 100.0 * (course_C - chance)
-    elif fault == "plateau":
-        judged_C -= after_C * (course_C - course_C[last])
-    elif fault == "frozen":
-        judged_C[after_C] = judged_C[last]
-    else:
-        back_C = np.clip(2 * last - np.arange(len(curve)), 0, last)
-        judged_C -= after_C * (course_C - course_C[back_C])
-    return replace(curve, value_C=np.where(after_C, unjudged_value(curve, judged_C), curve.value_C))
+def _fault_table(faults: Mapping[str, Any]) -> str:
+    def three(of: Mapping[str, Any], name: str, form: str) -> str:
+        cells = []
+        for mode in MODES:
+            value = of[mode].get(name)
+            missing = "never" if of[mode]["cases"] and name == "median_delay" else "–"
+            cells.append(missing if value is None else format(value, form))
+        return ", ".join(cells)
 
-
-def _healthy_ladder() -> list[tuple[str, State]]:
-    """Bits per byte of thirteen tasks and C4's loss, at ten positions of each run, against the other sizes."""
-    ladder = olmo_ladder()
-    tests = {one.task for one in ladder.series() if "_test_" in one.task}
-    whole = ladder.select(
-        runs=_LADDER,
-        keep=lambda c: (
-            is_loss(c) or (c.metric == "bpb" and (c.task in tests or c.task.replace("_val_", "_test_") not in tests))
-        ),
+    columns = (
+        ("cases", "d"),
+        ("act_within_2", ".2f"),
+        ("noticed_within_2", ".2f"),
+        ("noticed_within_10", ".2f"),
+        ("median_delay", "g"),
     )
-    found = []
-    for run in _LADDER:
-        size = run.split("-")[0] + "-"
-        others = [name for name in _LADDER if not name.startswith(size)]
-        facts = replace(whole.runs[run], total_tokens=whole.last_tokens(run))
-        table = CurveTable([*(f for f in whole.runs.values() if f.name != run), facts], whole.curves)
-        expectation = expect(table, run, watched(table, run, others), references=others)
-        for share in _LADDER_SHARES:
-            known = table.until(run, share * table.last_tokens(run))
-            found.append((f"{run}, ladder", assess(known, run, references=others, expectation=expectation)))
-    return found
+    rows = [[fault, *(three(of, name, form) for name, form in columns)] for fault, of in faults.items()]
+    head = ["fault", "cases", "`act` within 2", "noticed within 2", "within 10", "median delay"]
+    return markdown(head, rows)
 
 
 def _small_sizes() -> dict[str, dict[str, Any]]:
@@ -187,38 +220,10 @@ def _small_sizes() -> dict[str, dict[str, Any]]:
         whole = pythia(deduped=deduped, num_fewshot=0)
         others = sizes(whole)
         for run in [name for name in whole.by_size(whole.runs) if name not in others]:
-            expectation = expect(whole, run, watched(whole, run, others), references=others)
             for step in range(13_000, 144_000, 10_000):
-                known = whole.until(run, tokens_at(step))
-                state = assess(known, run, references=others, expectation=expectation)
+                state = assess(whole.until(run, tokens_at(step)), run, references=others)
                 decays = [evidence for evidence in state.evidence if evidence.kind == "decay"]
                 if decays:
                     found[run] = {"step": step, "verdict": state.verdict, "evidence": decays[0].sentence}
                     break
     return found
-
-
-def _calls(states: Sequence[tuple[str, State]]) -> dict[str, Any]:
-    verdicts = Counter(state.verdict for _, state in states)
-    kinds = Counter(evidence.kind for _, state in states for evidence in state.evidence)
-    deviations = [state.change for _, state in states if np.isfinite(state.change)]
-    return {
-        "states": len(states),
-        "verdicts": dict(verdicts),
-        "runs_called_act": sorted({name for name, state in states if state.verdict == ACT}),
-        "share_called_watch": verdicts["watch"] / len(states),
-        "evidence": dict(kinds),
-        "lowest_change_of_all_tasks": min(deviations) if deviations else None,
-    }
-
-
-def _called(cases: Sequence[tuple[str, int, bool, bool, bool]]) -> dict[str, Any]:
-    if not cases:
-        return {"cases": 0, "within": 0, "called": float("nan"), "act": float("nan"), "from_tasks_alone": float("nan")}
-    return {
-        "cases": len(cases),
-        "within": _HORIZON.get(cases[0][0], 2),
-        "called": mean([float(case[2]) for case in cases]),
-        "act": mean([float(case[3]) for case in cases]),
-        "from_tasks_alone": mean([float(case[4]) for case in cases]),
-    }
