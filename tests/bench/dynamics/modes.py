@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from probes.dynamics.predict import usable_references
 from probes.dynamics.published import olmo_ladder, pythia, pythia_batch_sizes, pythia_interventions
+from probes.dynamics.references import usable_references
 from probes.dynamics.state import State, assess
 from probes.dynamics.table import CurveTable, TaskCurve
 from probes.dynamics.trust import is_ability
