@@ -1,7 +1,7 @@
 """Runs of which verdicts are asked, in the three ways that a run can be held to something, by the product's `assess`.
 
 - `around`: other sizes of its set, larger ones too, as `--references` gives them;
-- `siblings`: finished smaller runs of its family alone, which the product finds by itself (`usable_references`);
+- `siblings`: finished smaller runs of its family alone, which the product finds by itself (`family_references`);
 - `own past`: no other runs.
 
 Each run is left out of what it is held against. The settings of the rules were chosen on Pythia's standard sets and on
@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from probes.dynamics.published import olmo_ladder, pythia, pythia_batch_sizes, pythia_interventions
-from probes.dynamics.references import usable_references
+from probes.dynamics.references import family_references
 from probes.dynamics.state import State, assess
 from probes.dynamics.table import CurveTable, TaskCurve
 from probes.dynamics.trust import is_ability
@@ -67,7 +67,7 @@ class Case:
 
     @cached_property
     def _siblings(self) -> list[str]:
-        return usable_references(self.table, self.run)
+        return family_references(self.table, self.run).names
 
     def references(self, mode: str) -> list[str] | None:
         """What the run is held against; None if the mode has nothing for it."""
