@@ -53,6 +53,28 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, output: str = _OUTPU
         metavar="FILE",
         help="a CSV of facts the records lack: run, parameters, total_tokens, tokens_per_step, family",
     )
+    parser.add_argument(
+        "--chance",
+        type=task_chance,
+        action="append",
+        default=[],
+        metavar="TASK=SHARE",
+        help="the score of guessing of a task, or of all whose names begin so, where records do not tell it: mine=0.25",
+    )
+
+
+def task_chance(text: str) -> tuple[str, float]:
+    """A task and its score of guessing, for argparse: `mine=0.25`."""
+    task, _, number = text.partition("=")
+    try:
+        chance = float(number)
+    except ValueError:
+        chance = -1.0
+    if not task or not 0.0 <= chance < 1.0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no task with its score of guessing, from 0 to below 1: mine=0.25"
+        )
+    return task, chance
 
 
 def share(text: str) -> float:
@@ -67,10 +89,14 @@ def table_of(options: argparse.Namespace) -> CurveTable:
     """The table that the arguments of `add_table_arguments` name. Prints what is to be said of how it was read.
 
     Raises:
-        ProbeError: a path that cannot be read, or runs that cannot be told apart.
+        ProbeError: a path that cannot be read, runs that cannot be told apart, or `--chance` of no task of the table.
     """
+    from probes.dynamics.told_chance import require_tasks, unknown_chance
+
     table = loader(options)(options.paths)
-    for note in table.notes:
+    require_tasks(table, dict(options.chance))
+    unknown = unknown_chance(table)
+    for note in (*table.notes, *([unknown] if unknown else [])):
         print(f"Note: {note}")
     return table
 
@@ -89,6 +115,7 @@ def loader(options: argparse.Namespace) -> Callable[[Sequence[str]], CurveTable]
         tokens_per_step=options.tokens_per_step,
         facts=told.facts if told else None,
         tokens_per_step_of=told.tokens_per_step if told else None,
+        chance=dict(options.chance),
     )
 
 

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def load(
-    *paths: str | Path, tokens_per_step: float | None = None, runs: str | Path | Mapping[str, RunFacts] | None = None
+    *paths: str | Path,
+    tokens_per_step: float | None = None,
+    runs: str | Path | Mapping[str, RunFacts] | None = None,
+    chance: Mapping[str, float] | None = None,
 ) -> CurveTable:
     """Reads runs and their scores.
 
@@ -21,6 +24,7 @@ def load(
         tokens_per_step: tokens of an optimizer step, where records name steps only.
         runs: what the records lack of runs, stronger than what they say: a CSV file with the column `run` and any of
             `parameters`, `total_tokens`, `tokens_per_step` and `family`, or facts by the run's name.
+        chance: scores of guessing by task, or by how the names of tasks begin, stronger than what records say.
 
     Returns:
         The table: `table.runs` has the facts by name, `table.to_pandas()` one row per score.
@@ -36,5 +40,9 @@ def load(
     elif runs is not None:
         told = RunsFile(dict(runs), {})
     return load_curves(
-        paths, tokens_per_step=tokens_per_step, facts=told.facts, tokens_per_step_of=told.tokens_per_step
+        paths,
+        tokens_per_step=tokens_per_step,
+        facts=told.facts,
+        tokens_per_step_of=told.tokens_per_step,
+        chance=chance,
     )

@@ -10,7 +10,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from probes.dynamics.metrics import is_score
 from probes.dynamics.table import CurveTable, Series
+from probes.dynamics.told_chance import SAY_CHANCE
 from probes.dynamics.trust import TrustRule, judge
 
 _LARGEST_P_VALUE = 0.01
@@ -24,12 +26,13 @@ def at_chance(
 ) -> dict[Series, str]:
     """The series that neither the run nor its references have lifted above guessing, with the reason in words.
 
+    Where the score of guessing is not known, a score is above it once it has risen by many times its noise.
     Significance is corrected for the number of curves of each run, and a curve must also rise: of Pythia's 57 MMLU
     subjects a few look good by luck, and some, whose right answers are not evenly spread, from the start.
 
     Args:
         table: what is known.
-        series: those asked about; series without a chance (bits per byte, losses) are never at it.
+        series: those asked about; of bits per byte and losses guessing means nothing, and they are never at it.
         references: two of them together speak for a series, or the only one.
         run: speaks for itself.
     """
@@ -38,10 +41,14 @@ def at_chance(
     above: Counter[Series] = Counter()
     checkpoints: Counter[Series] = Counter()
     flat: set[Series] = set()
+    unknown: set[Series] = set()
     for verdict in judge(table, runs=names):
-        significant = verdict.p_value <= _LARGEST_P_VALUE
+        known, guessable = bool(np.isfinite(verdict.chance)), is_score(verdict.series.metric)
+        significant = verdict.p_value <= _LARGEST_P_VALUE if known else verdict.gain >= TrustRule().unknown_chance_gain
+        if guessable and not known:
+            unknown.add(verdict.series)
         rises = verdict.monotonicity >= _LEAST_MONOTONICITY and verdict.gain >= _LEAST_GAIN
-        if not np.isfinite(verdict.chance) or (significant and rises and verdict.run == run):
+        if not (known or guessable) or (significant and rises and verdict.run == run):
             above[verdict.series] += _REFERENCES_ABOVE
         elif significant and rises:
             above[verdict.series] += 1
@@ -54,6 +61,11 @@ def at_chance(
         if checkpoints[one] < TrustRule().checkpoints:
             few = f"at most {checkpoints[one]} checkpoint(s) after the very first ones in {where}"
             return f"{few}: {TrustRule().checkpoints} are needed to tell a score from guessing."
+        if one in unknown:
+            return (
+                f"the score of guessing is not known ({SAY_CHANCE}), and without it no rise of "
+                f"{TrustRule().unknown_chance_gain:g} times its noise shows in {where} that it is above it."
+            )
         if one in flat:
             return f"above chance, but without a rise that is more than noise, in {where}: nothing can be said of it."
         return f"at chance in {where}: nothing can be said of it."

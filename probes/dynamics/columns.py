@@ -19,7 +19,7 @@ from pretrain.units import parse_count
 NEEDED = ("run", "task", "metric", "value")
 TEXT = ("run", "family", "task", "domain", "metric", "plan", "filter", "checkpoint")
 COUNTS = ("step", "tokens", "parameters", "total_tokens")
-NUMBERS = (*COUNTS, "value", "stderr", "num_fewshot", "flops", "chance")
+NUMBERS = (*COUNTS, "value", "stderr", "num_fewshot", "flops", "chance", "choices")
 
 _OTHER_NAMES = {
     "run": ("model", "model_label", "model_name", "run_name"),
@@ -34,6 +34,8 @@ _OTHER_NAMES = {
         *("consumed_tokens", "pretrain_tokens", "train/tokens", "throughput/total_tokens"),
     ),
     "parameters": ("n_params", "params", "num_parameters", "n_parameters"),
+    "chance": ("random_baseline", "random_chance", "guessing"),
+    "choices": ("num_choices", "n_choices"),
     "plan": ("plan_hash",),
     "checkpoint": ("revision", "ckpt"),
 }

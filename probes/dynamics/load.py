@@ -21,6 +21,7 @@ from probes.dynamics.read_run import METRICS_FILE, RunCurves, is_run_directory, 
 from probes.dynamics.read_table import TABLES, is_list, is_table
 from probes.dynamics.table import CurveTable, RunFacts
 from probes.dynamics.tidy import family_in, read_tidy, size_in
+from probes.dynamics.told_chance import with_chance
 from probes.dynamics.valid_scores import refuse_impossible_shares
 from probes.store import PROBES_FILE
 
@@ -62,6 +63,7 @@ def load_curves(
     tokens_per_step: float | None = None,
     facts: Mapping[str, RunFacts] | None = None,
     tokens_per_step_of: Mapping[str, float] | None = None,
+    chance: Mapping[str, float] | None = None,
 ) -> CurveTable:
     """Reads and merges.
 
@@ -71,6 +73,7 @@ def load_curves(
         tokens_per_step: of runs whose records name steps only.
         facts: by the run's name, stronger than what records say; None and empty fields say nothing.
         tokens_per_step_of: the same of single runs, stronger than `tokens_per_step`.
+        chance: scores of guessing by task, or by how the names of tasks begin; stronger than what records say.
 
     Returns:
         All runs and curves. Directories of one run name have the directory's name appended.
@@ -104,7 +107,7 @@ def load_curves(
     with ThreadPoolExecutor(_THREADS) as pool:
         runs = _told_apart(list(zip(directories, pool.map(read_run_curves, directories), strict=True)))
     tables = [(str(directory), CurveTable([run.facts], run.curves)) for directory, run in runs] + tables
-    return refuse_impossible_shares(_with_facts(_merged(tables), facts or {}))
+    return with_chance(refuse_impossible_shares(_with_facts(_merged(tables), facts or {})), chance or {})
 
 
 def _run_or(path: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from probes.dynamics.published import folder
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series, curve_of
-from probes.dynamics.tasks import known_task
+from probes.dynamics.tasks import domain_of
 
 GADRE_SETS = ("c4_original", "rpj", "rw_original")
 """Training sets: C4, RedPajama and RefinedWeb."""
@@ -59,8 +59,7 @@ def gadre() -> CurveTable:
         if told is not None:
             chance, shots = float(told["chance"]), int(told["shots"])
             stderr = (value * (1 - value) / int(told["items"])) ** 0.5
-            known = known_task(row["task"])
-            domain = known.domain if known else told["domain"]
+            domain = domain_of(row["task"], otherwise=told["domain"])
         curves.append(
             curve_of(
                 [(-1, float(row["tokens"]), value, stderr)],

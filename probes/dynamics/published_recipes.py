@@ -234,8 +234,7 @@ def _curve(
         run=run,
         series=series,
         domain=domain_of(series.task),
-        # Of TruthfulQA guessing does not score 0, and mc2 falls while a model learns what is often said.
-        chance=float("nan") if series.task.startswith("truthfulqa") else chance_of(series.task, series.metric),
+        chance=chance_of(series.task, series.metric),
     )
     return PublishedCurve(curve, error_C)
 

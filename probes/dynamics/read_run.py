@@ -146,9 +146,13 @@ def _probe_curves(columns: Mapping[str, Any], *, run: str, chance: Mapping[str, 
 
 
 def _chance(task: str, metric: str, told: Mapping[str, float]) -> float:
-    """As the plan counted the choices; with a single choice, as for a last word, guessing scores nothing."""
+    """As the plan counted the choices; with a single choice, as for a last word, guessing scores nothing.
+
+    The plan leaves out tasks whose items have a single answer, which nobody guesses.
+    """
     if not is_accuracy(metric) or task not in told:
-        return chance_of(task, metric)
+        known = chance_of(task, metric)
+        return 0.0 if told and is_accuracy(metric) and not np.isfinite(known) else known
     return float(told[task]) if told[task] < 1.0 else 0.0
 
 

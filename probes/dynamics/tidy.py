@@ -33,11 +33,12 @@ from probes.dynamics.columns import (
     with_errors_beside,
     with_known_names,
 )
-from probes.dynamics.metrics import is_score
+from probes.dynamics.metrics import is_lower_better, is_score
 from probes.dynamics.positions import TokensPerStep, complete_positions
 from probes.dynamics.read_table import Rows, read_rows
 from probes.dynamics.table import CurveTable, RunFacts, TaskCurve
 from probes.dynamics.tasks import chance_of, domain_of
+from probes.dynamics.told_chance import chance_told
 from probes.dynamics.wide import as_long
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ def read_tidy(
 
     Args:
         path: needs the columns run (or model), task, metric, value, and step or tokens; knows stderr, num_fewshot (or
-            shots), domain, family, parameters, total_tokens, flops, chance, plan, and what `probes.dynamics.columns`
-            lists. Means of domains, which have the task `mean`, are left out: they are no tasks, and can be made of the
-            tasks.
+            shots), domain, family, parameters, total_tokens, flops, chance (or choices, their number), plan, and what
+            `probes.dynamics.columns` lists. Means of domains, which have the task `mean`, are left out: they are no
+            tasks, and can be made of the tasks.
         facts: of runs the file says less of.
         tokens_per_step: where the file has steps only; of all runs, or a function of the run's name.
 
@@ -121,7 +122,7 @@ def _from_rows(rows: Rows, *, facts: Mapping[str, RunFacts], tokens_per_step: To
     for begin, end in itertools.pairwise(bounds.tolist()):
         row, here = order_R[begin], slice(begin, end)
         task, metric = tasks[1][tasks[0][row]], metrics[1][metrics[0][row]]
-        told = float(columns["chance"][row]) if "chance" in columns else np.nan
+        told = float(columns["chance"][row]) if not is_lower_better(metric) else np.nan
         curves.append(
             TaskCurve(
                 run=runs[1][runs[0][row]],
@@ -259,6 +260,7 @@ def _columns(rows: Rows, worth: Mapping[str, float]) -> tuple[dict[str, Any], np
             valid_scores.refuse_bad_positions(columns[name], name=name, source=rows.source, where=rows.where)
     _refuse_swapped(columns, rows)
     columns["metric"] = _metrics(columns)
+    columns["chance"] = chance_told(columns, source=rows.source, where=rows.where)
     return columns, percent_R
 
 

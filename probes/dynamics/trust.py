@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from probes.dynamics.definitions import monotonicity
-from probes.dynamics.metrics import tells_quality
+from probes.dynamics.metrics import is_score, tells_quality
 from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value, unjudged_value
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
@@ -39,6 +39,9 @@ class TrustRule:
         monotonicity: least Spearman correlation with time (FineTasks).
         gain: least rise from the first three checkpoints' mean to the last three's, in units of checkpoint noise; also
             the least rise of the best mean above the floor for a curve to have something to lose.
+        unknown_chance_gain: the same of an accuracy whose score of guessing is not known, in place of the criteria on
+            chance. Of Pythia's 953 curves at chance (eight tasks and 57 subjects, with their chance taken away) 5 rise
+            so much without examples in the prompt, and 1 of 952 with five.
         decay: fall of that mean from its best, in units of the noise before the last three checkpoints, that is decay …
         decay_score: … if it is also more than this, in accuracy, bits per byte or nats.
     """
@@ -49,6 +52,7 @@ class TrustRule:
     significance: float = 0.01
     monotonicity: float = 0.5
     gain: float = 5.0
+    unknown_chance_gain: float = 10.0
     decay: float = 2.5
     decay_score: float = 0.01
 
@@ -252,7 +256,13 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
     if has_chance:
         risen &= found["peak"] >= rule.above_chance and found["peak_p_value"] <= rule.significance
     decays = risen and found["decay"] > rule.decay and found["decayed"] > rule.decay_score
+    # Where the score of guessing is not known, the rise itself must show that a score is above it.
+    unknown_chance = not has_chance and is_score(curve.metric)
+    if unknown_chance:
+        rule = replace(rule, gain=rule.unknown_chance_gain)
     failures = _failures(found, rule, count=count, has_chance=has_chance, decays=decays)
+    if unknown_chance and failures and count >= rule.checkpoints:
+        failures.insert(0, "the score of guessing is not known")
     if failures:
         reason = "; ".join(failures)
     else:

@@ -22,7 +22,7 @@ from probes.dynamics.compressed import plain_name
 from probes.dynamics.metrics import LOWER_IS_BETTER, SCORES
 from probes.dynamics.read_table import Rows
 from probes.dynamics.table import LOSS_DOMAIN
-from probes.dynamics.tasks import domain_of, known_task
+from probes.dynamics.tasks import chance_of, domain_of
 from probes.dynamics.trailing import latest_before, trailing_mean
 
 _METRICS = frozenset({*SCORES, *LOWER_IS_BETTER, "accuracy", "acc_mutual_info", "mcc", "bleu", "pass_at_1"})
@@ -135,7 +135,7 @@ def _by_metric(name: str) -> _Column | None:
         return _Column(name, "validation" if is_held_out else "train", "loss", domain=LOSS_DOMAIN)
     if task.lower() in (*_TRAINING, *_VALIDATION):
         return None
-    if not task and len(parts) == 1 and (known := known_task(last)) is not None and np.isfinite(known.chance):
+    if not task and len(parts) == 1 and domain_of(last) != "other" and np.isfinite(chance_of(last, "acc")):
         return _Column(name, last.lower(), "acc")
     if not task:
         return None

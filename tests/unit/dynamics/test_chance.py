@@ -3,6 +3,7 @@ import pytest
 
 from probes.dynamics.chance import at_chance
 from probes.dynamics.table import CurveTable, RunFacts, Series
+from probes.dynamics.trust import judge
 from tests.support.curve_family import ABILITIES, LAWS, LOSS, SIZES, changed, family, run_of, with_values
 
 RUNS = [run_of(size) for size in SIZES]
@@ -120,3 +121,35 @@ def test_one_true_ability_among_many_guessed_ones_is_found(table):
     known = subjects(57)
     both = CurveTable(known.runs.values(), [*known.curves, *(c for c in table if c.series == ALPHA)])
     assert ALPHA not in at_chance(both, [ALPHA], references=RUNS[:4], run=RUNS[4])
+
+
+def without_chance(table):
+    """The table as of tasks that nobody knows."""
+    curves = [c if c.lower_is_better else type(c)(**{**fields(c), "chance": np.nan}) for c in table]
+    return CurveTable(table.runs.values(), curves)
+
+
+def test_where_guessing_is_not_known_a_large_rise_shows_that_a_score_is_above_it(table):
+    unknown = without_chance(guessing(table, runs=RUNS))
+    found = at_chance(unknown, [ALPHA, BETA], references=RUNS[:3], run=RUNS[3])
+    assert found.keys() == {BETA}
+    assert found[BETA].startswith("the score of guessing is not known (say it in a column chance or choices, or with")
+    # Far above what guessing may be and never risen: nothing tells the two apart.
+    high = without_chance(guessing(table, runs=RUNS, by=0.4))
+    assert at_chance(high, [BETA], references=RUNS[:3], run=RUNS[3]).keys() == {BETA}
+
+
+def test_of_hundreds_of_guessed_curves_of_unknown_tasks_all_are_refused():
+    known = without_chance(subjects(57))
+    series = [Series(f"mmlu_{number}", "acc", 0) for number in range(57)]
+    assert at_chance(known, series, references=RUNS[:4], run=RUNS[4]).keys() == set(series)
+
+
+def test_an_unknown_task_is_not_trusted_before_it_has_risen_and_the_reason_says_why(table):
+    verdicts = {
+        one.series: one
+        for one in judge(without_chance(guessing(table, runs=RUNS)), runs=RUNS[3:4])
+        if one.run == RUNS[3]
+    }
+    assert verdicts[ALPHA].trusted and not verdicts[BETA].trusted
+    assert verdicts[BETA].reason.startswith("the score of guessing is not known; ")

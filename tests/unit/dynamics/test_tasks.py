@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from probes.dynamics.tasks import chance_of, domain_of, is_twin, known_task
+from probes.dynamics.tasks import chance_of, domain_of, is_twin
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,9 @@ def test_a_domain_is_known_by_how_a_name_begins(name: str, domain: str) -> None:
 
 
 def test_the_longest_known_name_counts() -> None:
-    assert known_task("openbook_qa_test") == known_task("openbookqa")
-    assert known_task("commonsense_qa").chance == 0.2  # type: ignore[union-attr]
+    assert domain_of("openbook_qa_test") == domain_of("openbookqa") == "knowledge"
+    assert chance_of("commonsense_qa", "acc") == 0.2
+    assert domain_of("my_own_task", otherwise="mine") == "mine"
 
 
 def test_chance_is_known_of_accuracies_only() -> None:
