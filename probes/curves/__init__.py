@@ -15,7 +15,8 @@ where a message names `--at-tokens`, that is the argument `at_tokens` here.
 Importing it is quick: arrays, pandas and matplotlib are loaded by what needs them.
 """
 
+from probes.curves.comparison import Comparison, compare
 from probes.curves.predictions import Predictions, predict
 from probes.curves.reading import load
 
-__all__ = ["Predictions", "load", "predict"]
+__all__ = ["Comparison", "Predictions", "compare", "load", "predict"]

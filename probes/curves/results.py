@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -66,9 +66,7 @@ class Results(Sequence[T], ABC, Generic[T]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a data frame, unrounded; what is unknown is missing."""
-        import pandas
-
-        return pandas.DataFrame([{name: plain(cell) for name, cell in row.items()} for row in self.rows()])
+        return frame_of(self.rows())
 
     def write(self, path: str | Path) -> None:
         """Writes the rows (`.csv`, `.parquet`, `.json`) or the figure (`.png`, `.svg`); the file is replaced whole.
@@ -95,3 +93,10 @@ class Results(Sequence[T], ABC, Generic[T]):
         """A data frame and the remarks, for notebooks."""
         told = "".join(f"<li>{html.escape(remark)}</li>" for remark in self.remarks())
         return self.to_pandas()._repr_html_() + (f"<ul>{told}</ul>" if told else "")
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Rows as a data frame, unrounded; what is unknown is missing."""
+    import pandas
+
+    return pandas.DataFrame([{name: plain(cell) for name, cell in row.items()} for row in rows])

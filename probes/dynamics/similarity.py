@@ -7,6 +7,7 @@ it stands the ceiling, the same of two runs of one size: no task can be expected
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -157,6 +158,62 @@ def compare_sizes(
     )
 
 
+def similarity_of_runs(
+    table: CurveTable,
+    runs: Sequence[str],
+    *,
+    series: Collection[Series],
+    axis: str = "tokens",
+    loss: Series | None = None,
+) -> np.ndarray:
+    """How alike each pair of runs is, whatever their sizes and families: the mean `similarity` of their curves.
+
+    Args:
+        table: has the runs.
+        runs: N names.
+        series: what is compared of them.
+        axis: see `probes.dynamics.align`.
+        loss: what the axis `loss` is made of.
+
+    Returns:
+        N × N, symmetric, 1 on the diagonal; nan for pairs without a curve in common that can be compared.
+    """
+    total_NN, count_NN = np.zeros((len(runs), len(runs))), np.zeros((len(runs), len(runs)))
+    for one in series:
+        curves = [
+            (row, curve.since_step(curve.first_steps(table.runs[name].total_tokens)))
+            for row, name in enumerate(runs)
+            if (curve := table.get(name, one)) is not None
+        ]
+        places = {row: positions(table, curve, axis=axis, loss=loss) for row, curve in curves if len(curve)}
+        judged = {row: judged_value(curve) for row, curve in curves if len(curve)}
+        for first, second in itertools.combinations(places, 2):
+            found = shared_points(places[first], places[second])
+            if found is not None:
+                alike = measures(judged[first] @ found[0].T, judged[second] @ found[1].T)["similarity"]
+                total_NN[first, second] += alike
+                count_NN[first, second] += 1
+    with np.errstate(invalid="ignore"):
+        mean_NN = np.where(count_NN > 0, total_NN / count_NN, np.nan)
+    mean_NN = np.where(np.isfinite(mean_NN), mean_NN, mean_NN.T)
+    np.fill_diagonal(mean_NN, 1.0)
+    return mean_NN
+
+
+def shared_points(first_C: np.ndarray, second_D: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The matrices P × C and P × D that make scores on common points of those of two curves; None with too few points.
+
+    Args:
+        first_C: positions of one curve, as `positions` gives them.
+        second_D: of the other.
+    """
+    points_P, (first_PC, second_PD) = common_points([first_C, second_D])
+    if len(points_P) < _LEAST_POINTS:
+        return None
+    rows = np.unique(np.linspace(0, len(points_P) - 1, _MOST_POINTS).round().astype(int))
+    return first_PC[rows], second_PD[rows]
+
+
 def measures(first_XP: np.ndarray, second_XP: np.ndarray) -> dict[str, np.ndarray]:
     """The measures of curves on common points, along the last axis.
 
@@ -227,11 +284,11 @@ def _pairs(
             is_one_size = sizes[0] == sizes[1]
             if not is_one_size and table.runs[names[0]].family != table.runs[names[1]].family:
                 continue
-            points_P, (first_PC, second_PD) = common_points([places[first], places[second]])
-            if len(points_P) < _LEAST_POINTS:
+            found = shared_points(places[first], places[second])
+            if found is None:
                 continue
-            rows = np.unique(np.linspace(0, len(points_P) - 1, _MOST_POINTS).round().astype(int))
-            one_BP, other_BP = drawn[first] @ first_PC[rows].T, drawn[second] @ second_PD[rows].T
+            first_PC, second_PD = found
+            one_BP, other_BP = drawn[first] @ first_PC.T, drawn[second] @ second_PD.T
             distance = float(np.mean(np.abs(one_BP[0] - other_BP[0])))
             collected[is_one_size].append((sizes, measures(one_BP, other_BP), distance))
     between, ceiling = (

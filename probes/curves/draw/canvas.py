@@ -20,7 +20,7 @@ from matplotlib.legend_handler import HandlerTuple
 
 from probes.dynamics.table import TaskCurve
 from probes.report.axis import TokenAxis
-from probes.report.layout import INK, MUTED
+from probes.report.layout import INK, MUTED, PALETTE
 
 MOST_PANELS = 24
 """Panels of a figure unless told; what is left out is said in the figure."""
@@ -43,14 +43,14 @@ class Chart(Figure):
 
 
 def panels(
-    names: Sequence[str], *, notes: Iterable[str] = (), wanted: int | None = None, height: float = 1.0
+    names: Sequence[str], *, notes: Iterable[str] = (), shown: tuple[int, int] = (0, 0), height: float = 1.0
 ) -> tuple[Chart, list[Axes]]:
     """A figure with a panel for each name.
 
     Args:
         names: title of each panel.
         notes: sentences below it: what was refused or left out, and why.
-        wanted: panels there would be without a limit; if there are fewer, the figure says so.
+        shown: how many of what there is are drawn, and how many there are; fewer are said in the figure.
         height: of a panel, in usual ones.
 
     Returns:
@@ -61,8 +61,8 @@ def panels(
     columns = count if count <= 3 else min((4, 3), key=lambda many: -count % many)
     rows = -(-count // columns)
     told = list(notes)
-    if wanted is not None and wanted > len(names):
-        told.insert(0, f"{len(names)} of {wanted} are shown.")
+    if shown[0] < shown[1]:
+        told.insert(0, f"{shown[0]} of {shown[1]} are shown.")
     width = max(columns * _PANEL_WIDTH, 6.4)
     lines = [line for note in told for line in textwrap.wrap(note, int(width * 18))]
     figure = Chart(
@@ -115,8 +115,33 @@ def token_axis(axes: Axes, tokens: Iterable[float]) -> TokenAxis:
     axes.set_xticks(layout["tickvals"], layout["ticktext"])
     axes.set_xticks(layout["minor"]["tickvals"], minor=True)
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axes.set_xlabel("tokens (log)", fontsize=_TINY, color=INK)
+    label_axis(axes, x="tokens (log)")
     return axis
+
+
+def count_axis(axes: Axes, name: str) -> None:
+    """Makes the x axis a logarithmic one of counts, with its name."""
+    axes.set_xscale("log")
+    label_axis(axes, x=name)
+
+
+def label_axis(axes: Axes, *, x: str | None = None, y: str | None = None) -> None:
+    """Names the axes."""
+    if x is not None:
+        axes.set_xlabel(x, fontsize=_TINY, color=INK)
+    if y is not None:
+        axes.set_ylabel(y, fontsize=_TINY, color=INK)
+
+
+def look_of(number: int) -> dict[str, Any]:
+    """Colour, mark and dash of the curve of this number, which no other of the first 56 has."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "marker": MARKS[number % len(MARKS)],
+        "linestyle": DASHES[number % len(DASHES)],
+        "markersize": 2.8,
+        "linewidth": 1.1,
+    }
 
 
 def value_axis(axes: Axes, metric: str) -> None:
@@ -124,7 +149,7 @@ def value_axis(axes: Axes, metric: str) -> None:
     unit = {"gold_bpb": "bits per byte", "bpb": "bits per byte", "bits_per_byte": "bits per byte"}
     unit |= {"loss": "nats per token", "ce_loss": "nats per token"}
     told = f" ({unit[metric]})" if metric in unit else ""
-    axes.set_ylabel(f"{metric}{told}", fontsize=_TINY, color=INK)
+    label_axis(axes, y=f"{metric}{told}")
 
 
 def draw_curve(axes: Axes, axis: TokenAxis, curve: TaskCurve, **looks: Any) -> Any:

@@ -40,7 +40,7 @@ def draw_predictions(found: Predictions, *, limit: int) -> Chart:
     figure, axes = panels(
         [f"{one.run}\n{one.series}" for one in made[:limit]],
         notes=found.remarks(),
-        wanted=len(made),
+        shown=(len(made[:limit]), len(made)),
     )
     handles: dict[str, Any] = {}
     for panel, one in zip(axes, made[:limit], strict=True):
