@@ -1,6 +1,6 @@
 """`python -m probes state PATH…`: whether a run is healthy, in words with numbers.
 
-Only the command line; the rules are in `probes.dynamics.state`. Runs are held against the references that are named,
+Only the command line; what it does is `probes.curves.state`. Runs are held against the references that are named,
 else against finished smaller runs of their family among the paths, else against their own past.
 
   python -m probes state runs/mine
@@ -14,12 +14,9 @@ the gravest verdict counts: act, then watch, then unknown, then healthy. Errors 
 from __future__ import annotations
 
 import argparse
-import math
-from typing import Any
 
-from probes.commands.references import add_references_argument, with_references
-from probes.commands.show_table import add_table_arguments, print_table, share, table_of, write_rows
-from probes.curves.asked import known
+from probes.commands.references import add_references_argument
+from probes.commands.show_table import add_table_arguments, loader, share, table_of
 
 EXIT_CODES = {"healthy": 0, "watch": 3, "act": 4, "unknown": 5}
 
@@ -45,43 +42,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProbeError: nothing can be read, or a run is not there.
     """
-    from probes.dynamics.evidence import gravest
-    from probes.dynamics.explain_state import figures_explained
-    from probes.dynamics.state import assess, state_rows
+    from probes import curves
 
-    table = table_of(options)
-    known(options.only or [], table.runs, "--run")
-    names = options.only or list(table.runs)
-    table, references = with_references(table, options)
-    rows: list[dict[str, Any]] = []
-    verdicts = []
-    told: set[str] = set()
-    for name in names:
-        seen = table
-        if options.seen:
-            seen = table.until(name, options.seen * (table.runs[name].total_tokens or table.last_tokens(name)))
-        state = assess(seen, name, references=references)
-        for sentence in (f"{other} is no reference: {reason}." for other, reason in state.no_references.items()):
-            if sentence not in told:
-                print(sentence)
-            told.add(sentence)
-        print(f"{name}, step {state.step:,}: {state.summary}")
-        for evidence in state.evidence[1:]:
-            print(f"  {evidence.verdict}: {evidence.sentence}")
-        if state.evidence:
-            print(f"  held against {state.basis}")
-        if not state.unknown:
-            for domain in state.domains:
-                if domain.unknown:
-                    print(f"  {domain.verdict}: {domain.domain} is not judged. {domain.unknown}")
-        of_run = state_rows(state)
-        if of_run:
-            print_table(of_run, columns=["domain", "verdict", "change", "level", "task", "shots", "seen", "expected"])
-        print()
-        verdicts.append(state.verdict)
-        rows += of_run
-    if any(math.isfinite(row["change"]) or math.isfinite(row["level"]) for row in rows):
-        print("\n".join(figures_explained()))
+    found = curves.state(
+        table_of(options), run=options.only, references=options.references, seen=options.seen, load=loader(options)
+    )
+    print(found)
     if options.output is not None:
-        write_rows(rows, options.output)
-    return EXIT_CODES[gravest(verdicts)]
+        found.write(options.output)
+    return EXIT_CODES[found.verdict]

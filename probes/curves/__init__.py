@@ -8,9 +8,9 @@
     predicted.to_pandas()
     predicted.plot()                                        # a matplotlib figure
 
-`predict` gives a result that is a list of its findings, shows itself as a table with what was refused below, and has
-`to_pandas()`, `plot()` and `write("name.csv")` (also .parquet, .json, .png, .svg). Arguments are the commands' options:
-where a message names `--at-tokens`, that is the argument `at_tokens` here.
+`predict`, `state`, `trust` and `compare` each give a result that is a list of its findings, shows itself as a table
+with what was refused below, and has `to_pandas()`, `plot()` and `write("name.csv")` (also .parquet, .json, .png, .svg).
+Arguments are the commands' options: where a message names `--at-tokens`, that is the argument `at_tokens` here.
 
 Importing it is quick: arrays, pandas and matplotlib are loaded by what needs them.
 """
@@ -18,5 +18,7 @@ Importing it is quick: arrays, pandas and matplotlib are loaded by what needs th
 from probes.curves.comparison import Comparison, compare
 from probes.curves.predictions import Predictions, predict
 from probes.curves.reading import load
+from probes.curves.states import States, state
+from probes.curves.trusted import Trust, trust
 
-__all__ = ["Comparison", "Predictions", "compare", "load", "predict"]
+__all__ = ["Comparison", "Predictions", "States", "Trust", "compare", "load", "predict", "state", "trust"]

@@ -32,7 +32,8 @@ class States(Results["State"]):
         seen: by run, what was known when it was judged.
         records: a `State` for each run.
         references: names of the runs that were to be held against; None if they were chosen.
-        left_out: runs that were named as references but cannot be any, with the reason.
+        left_out: runs that were named as references, or are smaller runs of a run's family, but cannot be any, with
+            the reason.
     """
 
     records: tuple[State, ...]
@@ -47,6 +48,9 @@ class States(Results["State"]):
     ) -> None:
         super().__init__(table, records, held=held)
         self.seen = dict(seen)
+        self.left_out = self.left_out | {
+            name: reason for one in self.records for name, reason in one.no_references.items()
+        }
 
     @property
     def verdict(self) -> str:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
+from probes.dynamics.metrics import PERPLEXITIES, plain
 from probes.dynamics.table import TaskCurve
 from probes.report.axis import TokenAxis
 from probes.report.layout import INK, MUTED, PALETTE
@@ -148,7 +149,11 @@ def value_axis(axes: Axes, metric: str) -> None:
     """Names the y axis by its metric and unit."""
     unit = {"gold_bpb": "bits per byte", "bpb": "bits per byte", "bits_per_byte": "bits per byte"}
     unit |= {"loss": "nats per token", "ce_loss": "nats per token"}
-    told = f" ({unit[metric]})" if metric in unit else ""
+    told = f" ({unit[plain(metric)]})" if plain(metric) in unit else ""
+    if plain(metric) in PERPLEXITIES:
+        # A perplexity falls from a vocabulary's size to a handful.
+        axes.set_yscale("log")
+        told = " (log)"
     label_axis(axes, y=f"{metric}{told}")
 
 

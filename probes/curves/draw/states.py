@@ -69,9 +69,7 @@ def _draw_task(panel: Axes, task: Surprise, curve: TaskCurve) -> dict[str, Any]:
         linestyle="none",
         zorder=4,
     )
-    (latest,) = panel.plot(
-        [place], [task.seen], color=_RED, marker="D", markersize=5, linestyle="none", zorder=5
-    )
+    (latest,) = panel.plot([place], [task.seen], color=_RED, marker="D", markersize=5, linestyle="none", zorder=5)
     panel.annotate(
         f"{task.deviation:+.1f}",
         (place, task.seen),
