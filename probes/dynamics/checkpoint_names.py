@@ -83,11 +83,11 @@ def place_in(names: Sequence[str], *, folders: Sequence[str] = ()) -> Place | No
 
 def model_in(part: str) -> str:
     """The part of a path without step, tokens, number of examples and date; empty if that names no model."""
-    part = part.rpartition("__")[2]  # lm-eval writes organisation__model as a folder
     step = _step_match(part)
     if step is not None:
-        before = part[: step.start()]
-        part = before if before.strip("-_. ") else part[step.end() :]
+        before = part[: step.start()].strip("-_. ")
+        part = before or part[step.end() :]
+    part = part.rpartition("__")[2]  # lm-eval writes organisation__model as a folder
     for pattern in (_TOKENS, _TIME, _SHOTS, _EPOCH):
         part = pattern.sub("", part)
     part = part.strip("-_. ")

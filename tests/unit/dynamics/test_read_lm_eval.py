@@ -148,6 +148,7 @@ def test_a_bare_number_counts_only_where_no_other_name_tells_a_step() -> None:
         ("step1000", ""),
         ("results_2024-05-01T10-00-01.123", ""),
         ("20240501", ""),
+        ("pythia-2.8b-0shot-global_step103000__eval_results_11-25-2022-03-57-52", "pythia-2.8b"),
     ],
 )
 def test_a_model_is_named_without_what_tells_the_checkpoint(part: str, name: str) -> None:
