@@ -30,13 +30,18 @@ SECTIONS = {
     "scale": "200 runs × 150 checkpoints × 100 tasks",
 }
 
+OLDER = "older_pythia"
+EVERY_SECTION = SECTIONS | {OLDER: "Older Pythia runs, on which no setting was chosen: verdicts"}
+"""With the section that needs a folder of its own."""
 
-def run(names: Sequence[str], *, quick: bool) -> dict[str, Any]:
+
+def run(names: Sequence[str], *, quick: bool, older: Path | None = None) -> dict[str, Any]:
     """Figures of these sections, each with the seconds it took."""
     found: dict[str, Any] = {}
     for name in names:
         start = time.perf_counter()
-        figures = dict(importlib.import_module(f"tests.bench.dynamics.{name}").figures(quick=quick))
+        options = {"folder": older} if name == OLDER else {}
+        figures = dict(importlib.import_module(f"tests.bench.dynamics.{name}").figures(quick=quick, **options))
         found[name] = figures | {"seconds": time.perf_counter() - start}
         print(f"\n{name}, {found[name]['seconds']:.0f} s\n\n{table_of(name, figures)}", flush=True)
     return found
@@ -49,7 +54,9 @@ def table_of(name: str, figures: Any) -> str:
 
 def readme(figures: Mapping[str, Any]) -> str:
     """All tables, each under its title: what stands in the README between its markers."""
-    parts = [f"**{title}**\n\n{table_of(name, figures[name])}" for name, title in SECTIONS.items() if name in figures]
+    parts = [
+        f"**{title}**\n\n{table_of(name, figures[name])}" for name, title in EVERY_SECTION.items() if name in figures
+    ]
     return "\n\n".join(parts)
 
 
@@ -70,6 +77,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.dynamics", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sets and draws")
     parser.add_argument("--section", action="append", choices=list(SECTIONS), help="only these")
+    parser.add_argument(
+        "--older-pythia", type=Path, metavar="FOLDER", help="evals/pythia-v0 of a clone of EleutherAI/pythia: only this"
+    )
     parser.add_argument("--table", action="store_true", help="print the tables of the file instead")
     parser.add_argument("--json", type=Path, required=True)
     line = parser.parse_args(arguments)
@@ -79,9 +89,10 @@ def main(arguments: list[str]) -> None:
         return
     machine = describe_machine(threads=1)
     is_quiet(machine)
-    names = line.section or list(SECTIONS)
-    kept = json.loads(line.json.read_text())["figures"] if line.section and line.json.exists() else {}
-    found = {name: kept[name] for name in SECTIONS if name in kept} | run(names, quick=line.quick)
+    names = line.section or ([OLDER] if line.older_pythia else list(SECTIONS))
+    kept = json.loads(line.json.read_text())["figures"] if names != list(SECTIONS) and line.json.exists() else {}
+    found = {name: kept[name] for name in EVERY_SECTION if name in kept}
+    found |= run(names, quick=line.quick, older=line.older_pythia)
     write_result(
         line.json,
         name="dynamics",
