@@ -81,6 +81,7 @@ class StateHook:
     def _assess(self, run: Run) -> State:
         """The state as far as the run's record goes; `unknown` while nothing can be judged."""
         from probes.dynamics.expectation import expect
+        from probes.dynamics.match_shots import match_shots
         from probes.dynamics.read_run import read_run_curves
         from probes.dynamics.references import read_references
         from probes.dynamics.state import assess
@@ -99,11 +100,12 @@ class StateHook:
                     step=run.state.step,
                     used=self._further.names,
                     left_out=self._further.left_out,
+                    **({"notes": list(self._further.notes)} if self._further.notes else {}),
                 )
             # Not a run of the same name: its curves would be taken for this one's.
             further = self._further.table.select(runs=[other for other in self._further.table.runs if other != name])
             references = [other for other in self._further.names if other != name]
-            table = CurveTable([*further.runs.values(), own.facts], [*further.curves, *own.curves])
+            table = match_shots(CurveTable([*further.runs.values(), own.facts], [*further.curves, *own.curves]))
         expectation = None
         if references:
             wanted = watched(table, name, references)

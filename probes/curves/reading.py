@@ -19,15 +19,16 @@ def load(
     """Reads runs and their scores.
 
     Args:
-        paths: run directories, folders of lm-eval's results, tables of one row per score (CSV, Parquet), and names of
-            published curves such as `published:pythia`.
+        paths: run directories, folders of lm-eval's results, tables of scores (CSV, TSV, JSON lines, Parquet, W&B's
+            exports), and names of published curves such as `published:pythia`.
         tokens_per_step: tokens of an optimizer step, where records name steps only.
         runs: what the records lack of runs, stronger than what they say: a CSV file with the column `run` and any of
             `parameters`, `total_tokens`, `tokens_per_step` and `family`, or facts by the run's name.
         chance: scores of guessing by task, or by how the names of tasks begin, stronger than what records say.
 
     Returns:
-        The table: `table.runs` has the facts by name, `table.to_pandas()` one row per score.
+        The table: `table.runs` has the facts by name, `table.to_pandas()` one row per score; `table.notes` says what
+        was converted or left out.
 
     Raises:
         ProbeError: a path is none of these or cannot be read, or runs cannot be told apart.

@@ -16,6 +16,7 @@ from pretrain.errors import ProbeError
 from pretrain.locate import run_of
 from probes.dynamics import published, published_gadre, published_recipes
 from probes.dynamics.compressed import COMPRESSED, plain_name
+from probes.dynamics.match_shots import match_shots
 from probes.dynamics.read_lm_eval import read_lm_eval
 from probes.dynamics.read_run import METRICS_FILE, RunCurves, is_run_directory, read_run_curves
 from probes.dynamics.read_table import TABLES, is_list, is_table
@@ -107,7 +108,8 @@ def load_curves(
     with ThreadPoolExecutor(_THREADS) as pool:
         runs = _told_apart(list(zip(directories, pool.map(read_run_curves, directories), strict=True)))
     tables = [(str(directory), CurveTable([run.facts], run.curves)) for directory, run in runs] + tables
-    return with_chance(refuse_impossible_shares(_with_facts(_merged(tables), facts or {})), chance or {})
+    whole = refuse_impossible_shares(_with_facts(_merged(tables), facts or {}))
+    return with_chance(match_shots(whole) if len(tables) > 1 else whole, chance or {})
 
 
 def _run_or(path: Path) -> Path:
@@ -206,11 +208,15 @@ def _with_facts(table: CurveTable, told: Mapping[str, RunFacts]) -> CurveTable:
 def _refuse_folder_of_runs(path: Path) -> None:
     inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_run_directory(child))
     if inside:
-        raise ProbeError(f"{path} holds runs: {_listed(inside)}. Give them, not the folder: {path}/*.")
+        paths = " ".join(str(path / name) for name in inside[:3])
+        more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+        raise ProbeError(f"{path} holds runs: {_listed(inside)}. Give them, not the folder: {paths}{more}.")
 
 
 def _unknown(text: str, *, exists: bool) -> str:
     what = "is no folder and no table of scores" if exists else "does not exist"
+    if not exists and "*" in text:
+        what = "is a pattern that matches nothing here"
     if text.startswith("published:"):
         return f"{text} is not among the published curves: {', '.join(PUBLISHED)}."
     return (

@@ -17,6 +17,7 @@ from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ProbeError
 from probes.dynamics.decay import decaying_runs
 from probes.dynamics.load import PUBLISHED, load_curves
+from probes.dynamics.match_shots import match_shots
 from probes.dynamics.table import CurveTable
 
 _MOST_LISTED = 12
@@ -58,7 +59,8 @@ def read_references(
         checked: leave out what cannot be a reference; False takes all that is named.
 
     Raises:
-        ProbeError: a name is none of these, or a path cannot be read.
+        ProbeError: a name is none of these, a path cannot be read, or a run does not say its number of examples where
+            the other side has several.
     """
     of_table, paths = resolve(table, named)
     further = load(paths) if paths else CurveTable([], [])
@@ -77,7 +79,9 @@ def read_references(
     names = list(dict.fromkeys([*of_table, *further.runs]))
     if checked:
         left_out |= why_not(whole, [name for name in names if name not in left_out])
-    return References(both, [name for name in names if name not in left_out], left_out, further.notes)
+    usable = [name for name in names if name not in left_out]
+    matched = match_shots(both, references=usable) if usable else both
+    return References(matched, usable, left_out, (*further.notes, *matched.notes[len(both.notes) :]))
 
 
 def family_references(table: CurveTable, run: str) -> References:
