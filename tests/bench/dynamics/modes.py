@@ -31,7 +31,7 @@ _FIRST_SHARE = 0.02
 _SMALLEST = 1.5e8
 """Parameters without embeddings: the ladder's 190M are more, Pythia's 160M are fewer."""
 _LADDER_SIZES, _LADDER_PAIRS = ("190M", "370M", "760M", "1B"), ((1, 2), (5, 10))
-_LADDER_CHECKS = {"around": 10, "siblings": 18, "own past": 28}
+_LADDER_CHECKS = {"around": 10, "siblings": 18, "own past": 20}
 """Of a run of the ladder, evenly over its tokens: it has 37 to 163 checkpoints. Each mode has 600 checks in all."""
 
 

@@ -70,6 +70,11 @@ def figures_of(cases: Sequence[Case]) -> dict[str, Any]:
         with remembered():
             checks += healthy_checks([case])
             found += faults_of(case, number)
+    return summary(checks, found)
+
+
+def summary(checks: Sequence[Check], found: Sequence[Found]) -> dict[str, Any]:
+    """Counts and shares of verdicts, by what settings were chosen on."""
     result = {}
     for group in _GROUPS:
         chosen = group == "chosen_on"
@@ -80,7 +85,8 @@ def figures_of(cases: Sequence[Case]) -> dict[str, Any]:
                 "healthy": {mode: _calls([c for c in of_group if c.mode == mode]) for mode in MODES},
                 "faults": {
                     fault.name: {
-                        mode: _noticed([f for f in faults if (f.mode, f.fault) == (mode, fault)]) for mode in MODES
+                        mode: _noticed([f for f in faults if f.mode == mode and f.fault.name == fault.name])
+                        for mode in MODES
                     }
                     for fault in FAULTS
                 },
