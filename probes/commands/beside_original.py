@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.arguments import written_path
 from pretrain.errors import ProbeError
-from probes.commands.show_table import print_table, write_rows
+from probes.commands.show_table import loader, print_table, write_rows
 
 if TYPE_CHECKING:
     from probes.dynamics.beside_original import Beside
@@ -43,7 +43,7 @@ def print_beside(table: CurveTable, runs: Sequence[str], options: argparse.Names
     from probes.dynamics.beside_original import LEVEL, sentence, summary
 
     rows: list[dict[str, Any]] = []
-    for found in beside_originals(table, runs, options.original, original_run=options.original_run):
+    for found in beside_originals(table, runs, options):
         print(f"{found.run} beside {found.original.title} at equal tokens:")
         for task in found.tasks:
             print(f"  {sentence(task)}")
@@ -64,10 +64,8 @@ def print_beside(table: CurveTable, runs: Sequence[str], options: argparse.Names
     return 0
 
 
-def beside_originals(
-    table: CurveTable, runs: Sequence[str], originals: Sequence[str], *, original_run: str | None = None
-) -> list[Beside]:
-    """Each run beside each original.
+def beside_originals(table: CurveTable, runs: Sequence[str], options: argparse.Namespace) -> list[Beside]:
+    """Each run beside each original that the options name; paths are read with the facts that they tell.
 
     Raises:
         ProbeError: an original is unknown, or no score was measured as it was.
@@ -76,8 +74,8 @@ def beside_originals(
     from probes.dynamics.originals import find_original
 
     found = []
-    for name in originals:
-        original = find_original(name, run=original_run)
+    for name in options.original:
+        original = find_original(name, run=options.original_run, load=loader(options))
         for run in [run for run in runs if run != original.facts.name or len(runs) == 1]:
             beside = put_beside(table, run, original)
             if not beside.tasks:

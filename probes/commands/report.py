@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     beside = None
     if options.original:
-        beside = beside_originals(table, list(table.runs), options.original, original_run=options.original_run)
+        beside = beside_originals(table, list(table.runs), options)
         table = with_originals(table, [one.original for one in beside])
     comparison = compare(table, beside=beside)
     shown = {(one.run, one.original.key) for one in comparison.beside}

@@ -5,7 +5,7 @@ The comparison itself is `probes.dynamics.beside_original`; the numbers are in `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,21 +69,26 @@ class Original:
     notes: tuple[str, ...] = ()
 
 
-def find_original(text: str, *, run: str | None = None) -> Original:
+def find_original(
+    text: str, *, run: str | None = None, load: Callable[[Sequence[str]], CurveTable] = load_curves
+) -> Original:
     """The original of a name of `ORIGINALS`, or of anything `load_curves` reads.
 
     Args:
         text: the name or a path.
         run: which run of a path that holds several.
+        load: reads a path.
 
     Raises:
         ProbeError: it is neither, or the path holds several runs and none is named.
     """
     known = ORIGINALS.get(text)
     if known is not None:
-        return _read(known.source, known.run, key=text, title=known.title, notes=known.notes)
+        return _read(
+            load_curves([known.source]), known.run, source=known.source, key=text, title=known.title, notes=known.notes
+        )
     try:
-        table = load_curves([text])
+        table = load([text])
     except ProbeError as error:
         raise ProbeError(
             f"--original {text} is none of {', '.join(ORIGINALS)} and cannot be read as a path."
@@ -96,7 +101,14 @@ def find_original(text: str, *, run: str | None = None) -> Original:
             f"--original {text} {what}: {', '.join(list(table.runs)[:12])}. Name one of them with --original-run."
         )
     told = next((one for one in ORIGINALS.values() if (one.source, one.run) == (text, name)), None)
-    return _read(text, name, key=text, title=told.title if told else name, notes=told.notes if told else ())
+    return _read(
+        table,
+        name,
+        source=text,
+        key=text,
+        title=told.title if told else name,
+        notes=told.notes if told else table.notes,
+    )
 
 
 def original_of(table: CurveTable, run: str) -> str | None:
@@ -153,8 +165,7 @@ def hints(table: CurveTable, runs: Sequence[str]) -> list[str]:
     ]
 
 
-def _read(source: str, name: str, *, key: str, title: str, notes: tuple[str, ...]) -> Original:
-    table = load_curves([source])
+def _read(table: CurveTable, name: str, *, source: str, key: str, title: str, notes: tuple[str, ...]) -> Original:
     curves = {
         curve.series: PublishedCurve(
             curve, published_error(curve) if source in PUBLISHED_CURVES else np.zeros(len(curve))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from probes.__main__ import main
+from tests.support.synthetic_run import write_synthetic_run
 
 TOKENS_PER_STEP = 4_194_304
 
@@ -56,3 +57,28 @@ def test_a_position_that_the_runs_have_passed_is_said_to_be_passed(
     words = ["predict", str(folder), "--tokens-per-step", str(TOKENS_PER_STEP), "--at-tokens", "1e9"]
     error = failed(words, capsys)
     assert "No run of the table ends before --at-tokens 1e+09" in error and "Give a later position" in error
+
+
+def test_an_original_in_a_folder_is_read_with_the_tokens_of_a_step_that_were_given(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text(
+        "run,tokens,task,metric,value,stderr,shots\n"
+        + "".join(f"m,{(1500 + 5000 * step) * TOKENS_PER_STEP},piqa,acc,0.6,0.01,0\n" for step in range(12))
+    )
+    words = ["compare", str(mine), "--original", str(folder)]
+    assert "--tokens-per-step N" in failed(words, capsys)
+    assert main([*words, "--tokens-per-step", str(TOKENS_PER_STEP)]) == 0
+    assert "m beside mine-1.4b at equal tokens" in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_names_paths_that_can_be_given_and_an_empty_pattern_is_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_synthetic_run(tmp_path / "runs" / "first", steps=20)
+    (tmp_path / "runs" / "notes.txt").write_text("")
+    error = failed(["trust", str(tmp_path / "runs")], capsys)
+    assert f"Give them, not the folder: {tmp_path}/runs/first." in error
+    assert main(["trust", str(tmp_path / "runs" / "first")]) == 0
+    assert "is a pattern that matches nothing here" in failed(["trust", str(tmp_path / "none" / "*")], capsys)
