@@ -172,6 +172,8 @@ def write_csv(table: CurveTable, path: Path) -> Path:
             of_task = [curve.task, curve.domain, curve.metric, curve.num_fewshot]
             for row in zip(curve.step_C, curve.tokens_C, curve.value_C, curve.stderr_C, strict=True):
                 step, tokens, value, stderr = (number if np.isfinite(number) else "" for number in row)
+                if curve.metric == "acc":
+                    value = max(value, 0.0)  # noise about guessing 0: no table has a share below 0
                 chance = curve.chance if np.isfinite(curve.chance) else ""
                 writer.writerow([*of_run, step, tokens, *of_task, value, stderr, chance])
     return path

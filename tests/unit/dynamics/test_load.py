@@ -54,6 +54,14 @@ def test_every_measurement_of_a_run_is_in_its_curves(run: Path) -> None:
     assert {curve.task: curve.chance for curve in curves if curve.metric == "acc"} == CHANCE | {"lambada": 0.0}
 
 
+def test_a_single_answer_that_the_plan_counted_no_choices_of_is_never_guessed(run: Path) -> None:
+    record = run / "probes.jsonl"
+    record.write_text(record.read_text().replace('"lambada"', '"my_last_words"'))
+    assert found(run, Series("my_last_words", "acc", 0)).chance == 0.0
+    (run / "events.jsonl").unlink()  # no plan tells it, and nobody knows the name
+    assert np.isnan(found(run, Series("my_last_words", "acc", 0)).chance)
+
+
 def test_configuration_and_events_tell_what_a_run_is(run: Path) -> None:
     facts = read_run_curves(run).facts
     assert facts.name == "demo" and facts.parameters == 11_010_048
