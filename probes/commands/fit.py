@@ -3,6 +3,7 @@
 Only the command line; the laws are `probes.dynamics.laws`, what is fitted to what is `probes.dynamics.fit_table`.
 
   python -m probes fit runs/*  --parameters 7e9 --tokens 4e12      # two steps: size and tokens to loss, loss to score
+  python -m probes fit table.csv --parameters 7e9 --tokens 140e9   # one row a final model, task and metric is enough
   python -m probes fit runs/mine                                   # one run's own future, by a law in tokens
   python -m probes fit runs/mine runs/shorter --law annealing      # knows the learning rates, so also a WSD's tail
   python -m probes fit published:olmo-ladder --without "*-rerun" "peteish*" --parameters 6.9e9 --tokens 3.9e12
@@ -32,6 +33,7 @@ _LAWS = (
     "auto",
     "ladder",
     "gadre",
+    "one-exponent",
     "flops",
     "llama3",
     "direct",
@@ -42,7 +44,20 @@ _LAWS = (
 )
 _LINKS = ("sigmoid", "soft-log", "exponential")
 _NO_PARAMETER = frozenset(
-    {"law", "run", "task", "metric", "shots", "points", "through", "at_parameters", "at_tokens", "predicted", "refused"}
+    {
+        "family",
+        "law",
+        "run",
+        "task",
+        "metric",
+        "shots",
+        "points",
+        "through",
+        "at_parameters",
+        "at_tokens",
+        "predicted",
+        "refused",
+    }
 )
 _SHOWN_REFUSALS = 6
 
@@ -50,7 +65,12 @@ _SHOWN_REFUSALS = 6
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_table_arguments(parser)
-    parser.add_argument("--law", choices=_LAWS, default="auto", help="which form; chosen by the table unless told")
+    parser.add_argument(
+        "--law",
+        choices=_LAWS,
+        default="auto",
+        help="which form; by default the one that errs least on the largest and longest runs of the table",
+    )
     parser.add_argument("--link", choices=_LINKS, default="sigmoid", help="from a task's loss to its score; sigmoid")
     parser.add_argument("--parameters", type=count_of("parameters"), metavar="N", help="predict for this size")
     parser.add_argument(
@@ -156,6 +176,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     ends = [key for key in rows[0] if key.startswith(("low_", "high_"))]
     good = [row for row in rows if not row["refused"]]
     columns = [
+        "family",
         "law",
         "run",
         "task",
@@ -178,7 +199,10 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    if not row["task"]:
+        return str(row["run"])
     of_run = f" of {row['run']}" if row.get("run") else ""
+    of_run += f" of {row['family']}" if row.get("family") else ""
     return f"{series_name(row, rows)}{of_run}"
 
 

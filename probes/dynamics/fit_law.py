@@ -18,10 +18,12 @@ from scipy import optimize
 from pretrain.errors import ProbeError
 from probes.dynamics.law_points import Points
 from probes.dynamics.laws import HUBER_DELTA, SMALLEST, Design, Law, Target
-from probes.dynamics.refusal import why_degenerate, why_too_few
+from probes.dynamics.refusal import why_degenerate, why_off_line, why_too_few
 
 DEFAULT_LEVEL = 0.8
 _EXPONENT_GRID = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3)
+_NORMAL_MEDIAN = 0.6744897501960817
+"""Of the distance from 0, in standard deviations."""
 _NUM_STARTS = 6
 _NUM_SCREENED = 20
 _ROUGH, _TIGHT = 1e-9, 1e-15
@@ -72,6 +74,8 @@ class LawFit:
         draw_BK: parameters of B resampled fits; empty before `probes.dynamics.resample`.
         widening: times by which predictions of the resampled fits are moved away from the fit's own.
         law_error: standard deviation, in units of `residual_R`, of what the form itself is wrong by elsewhere.
+        robust: whether a new point's noise is normal with the robust spread of the residuals, instead of one of them:
+            single bad runs do not widen intervals then.
     """
 
     law: Law
@@ -84,6 +88,7 @@ class LawFit:
     draw_BK: np.ndarray
     widening: float = 1.0
     law_error: float = 0.0
+    robust: bool = False
 
     def parameter(self, name: str) -> float:
         """One parameter."""
@@ -105,7 +110,9 @@ class LawFit:
                     f"{name.replace('_', ' ')} {wanted:.3g} is more than {ratio:g} times outside of the fitted range, "
                     f"{least:.3g} to {most:.3g}. Fit runs nearer to it."
                 )
-        if self.law.loss == "huber" and self.law.value_at(self.value_K, at) <= 0:
+        if reason := why_off_line(self.law, self.points, at):
+            return reason
+        if self.law.value_at(self.value_K, at) <= 0:
             return "the law has fallen below 0 there: it is used beyond where it holds."
         return None
 
@@ -142,7 +149,11 @@ class LawFit:
         away_B = self.law.residual(target_B, np.full(len(target_B), centre))
         generator = np.random.default_rng(seed)
         if noise and len(away_B):
-            away_B = away_B + generator.choice(self.free_residual_R(), len(away_B))
+            free_R = self.free_residual_R()
+            if self.robust:
+                away_B = away_B + robust_spread(free_R) * generator.standard_normal(len(away_B))
+            else:
+                away_B = away_B + generator.choice(free_R, len(away_B))
         away_B = self.widening * away_B + self.law_error * generator.standard_normal(len(away_B))
         return self.target.back(self.law.with_residual(np.full(len(away_B), centre), away_B))
 
@@ -151,6 +162,11 @@ class LawFit:
         count = len(self.residual_R)
         free = max(count - len(self.value_K), 1)
         return (self.residual_R - np.median(self.residual_R)) * np.sqrt(count / free)
+
+
+def robust_spread(error_R: np.ndarray) -> float:
+    """Standard deviation of a normal distribution about 0 with the same median distance from 0."""
+    return float(np.median(np.abs(error_R)) / _NORMAL_MEDIAN)
 
 
 def quantiles(draw_B: np.ndarray, level: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ calls; nothing is computed here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,24 +15,29 @@ import numpy as np
 from pretrain.errors import ProbeError
 from probes.dynamics.annealing import ScheduledCurve, fit_annealing, rates_between
 from probes.dynamics.chance import at_chance
+from probes.dynamics.families import of_families
+from probes.dynamics.finals_above_chance import finals_at_chance, has_finals_only
 from probes.dynamics.fit_law import LawFit, Prediction, fit_law
-from probes.dynamics.law_points import final_points, place
-from probes.dynamics.laws import LAWS, Target
-from probes.dynamics.link import LINKS
+from probes.dynamics.hold_out import with_intervals
+from probes.dynamics.law_choice import fit_best, fit_direct
+from probes.dynamics.law_points import final_points, finished_curves, place
+from probes.dynamics.laws import LAWS, TOKENS_LAW, Target
+from probes.dynamics.link import LINKS, Link
 from probes.dynamics.metrics import (
     ACCURACIES,
     LOSSES,
     PERPLEXITIES,
     is_accuracy,
     is_loss_metric,
+    is_text_loss,
+    plain,
 )
-from probes.dynamics.resample import resample
 from probes.dynamics.single_run import fit_single_run
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
-from probes.dynamics.two_step import TwoStepFit, fit_two_step
+from probes.dynamics.two_step import TwoStepFit, fit_two_step, nearest_loss
 
 _RATE = "learning_rate"
-_TWO_STEP_LAWS = ("ladder", "gadre", "flops", "llama3")
+_TWO_STEP_LAWS = ("auto", "ladder", "gadre", "one-exponent", "flops", "llama3")
 _DIRECT_LAWS = ("direct", "direct-flops")
 _FEWEST_SIZES = 3
 
@@ -42,8 +47,9 @@ class WantedFits:
     """What to fit and to predict.
 
     Attributes:
-        law: a name of `LAWS`; `auto` takes the ladder's two steps where three sizes are finished (a direct law for
-            scores without a loss of their task), else each run's law in tokens.
+        law: a name of `LAWS`; `auto` takes two steps where three sizes are finished, the law of the loss chosen by
+            `probes.dynamics.law_choice` (a direct law for scores without a loss to start from), else each run's law
+            in tokens.
         link: from loss to score, a name of `LINKS`.
         tasks: of these alone; all without.
         metrics: of these alone; all without.
@@ -78,22 +84,47 @@ def fit_rows(table: CurveTable, wanted: WantedFits) -> list[dict[str, Any]]:
         and (not wanted.tasks or one.task in wanted.tasks)
         and (not wanted.metrics or one.metric in wanted.metrics)
     ]
-    law = wanted.law if wanted.law != "auto" else _suitable(table)
     fits = {"tokens": _single_rows, "annealing": _annealing_rows, "annealing-sizes": _annealing_rows}
-    rows = list(fits.get(law, _between_rows)(table, series, wanted, law))
-    if not rows:
+    law = wanted.law if wanted.law != "auto" else _suitable(table, wanted)
+    rows = list(fits.get(law, _rows_of_families)(table, series, wanted, law))
+    if not any(row["task"] for row in rows):
         described = ACCURACIES if law in _DIRECT_LAWS else LOSSES + PERPLEXITIES
         raise ProbeError(
             f"The law {law} describes {', '.join(described)}"
-            f"{'' if law in _DIRECT_LAWS else ', and scores through a loss of the same task'}; the table has none of "
+            f"{'' if law in _DIRECT_LAWS else ', and scores through a loss'}; the table has none of "
             "them among the tasks and metrics asked for."
         )
     return rows
 
 
-def _suitable(table: CurveTable) -> str:
+def _suitable(table: CurveTable, wanted: WantedFits) -> str:
     sizes = {facts.parameters for name, facts in table.runs.items() if facts.parameters and table.is_finished(name)}
-    return "ladder" if len(sizes) >= _FEWEST_SIZES else "tokens"
+    if len(sizes) >= _FEWEST_SIZES:
+        return "auto"
+    longest = max((len(curve) for curve in table), default=0)
+    if wanted.parameters is not None or longest < min(TOKENS_LAW.num_distinct.values()):
+        unknown = [name for name, facts in table.runs.items() if not facts.parameters]
+        without = (
+            f" Of {', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''} no size is known." if unknown else ""
+        )
+        raise ProbeError(
+            f"A law between runs needs finished runs of {_FEWEST_SIZES} sizes, and the table has {len(sizes)}.{without}"
+            f" Tell sizes in a column parameters, or with --runs FILE; a law of one run's own future, without "
+            f"--parameters, needs a curve of {min(TOKENS_LAW.num_distinct.values())} checkpoints."
+        )
+    return "tokens"
+
+
+def _rows_of_families(
+    table: CurveTable, series: list[Series], wanted: WantedFits, law: str
+) -> Iterator[dict[str, Any]]:
+    """Laws between runs, of each family by itself; runs of families too small for a law are named."""
+    families = of_families(table, num_sizes=_FEWEST_SIZES)
+    for family, part in families.parts.items():
+        for row in _between_rows(part, [one for one in series if part.of_series(one)], wanted, law):
+            yield {"family": family} | row if len(families.parts) > 1 else row
+    for run, reason in families.left_out.items():
+        yield _named(Series("", ""), law=law, run=run) | _predicted(None, None, wanted.level, reason=reason)
 
 
 def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
@@ -101,38 +132,59 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
     at = None
     if wanted.parameters is not None and wanted.tokens is not None:
         at = place(wanted.parameters, wanted.tokens)
-    scores = [one for one in series if is_accuracy(one.metric)]
-    guessed = at_chance(table, scores, references=list(table.runs)) if scores else {}
+    guessed = _guessed(table)
     known: dict[Series, LawFit] = {}
 
     def law_of(loss: Series) -> LawFit:
         """A loss's fit, once for itself and for the scores that start from it."""
         if loss not in known:
-            known[loss] = resample(
-                fit_law(LAWS[law], final_points(table, loss), target=Target.of_metric(loss.metric)), draws=wanted.draws
-            )
+            points, target = final_points(table, loss), Target.of_metric(loss.metric)
+            if law == "auto":
+                known[loss] = fit_best(points, target=target, draws=wanted.draws)
+            else:
+                known[loss] = with_intervals(fit_law(LAWS[law], points, target=target), draws=wanted.draws)
         return known[loss]
 
     for one in series:
-        if one in guessed:
-            yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=guessed[one])
+        reason = guessed.get(one)
+        if reason is None and not finished_curves(table, one):
+            reason = "no finished run of known size has it."
+        if reason is not None:
+            yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=reason)
         elif is_loss_metric(one.metric) and law in _TWO_STEP_LAWS:
             fit = law_of(one)
-            yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
         elif is_accuracy(one.metric) and law in _DIRECT_LAWS:
-            target = Target("log_score", next(curve.chance for curve in table.of_series(one)))
-            fit = resample(fit_law(LAWS[law], final_points(table, one), target=target), draws=wanted.draws)
-            yield _row(fit, one, law=law, level=wanted.level) | _predicted(fit, at, wanted.level)
-        elif is_accuracy(one.metric) and (loss := _loss_of(table, one)) is not None:
+            fit = _direct(table, one, law, wanted.draws)
+            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
+        elif is_accuracy(one.metric) and (loss := _loss_of(table, one, law_of, LINKS[wanted.link])) is not None:
             chained = fit_two_step(
                 table, loss=loss, score=one, link=LINKS[wanted.link], draws=wanted.draws, step1=law_of(loss)
             )
-            yield _chained_row(chained, one, loss, law=law, level=wanted.level) | _predicted(chained, at, wanted.level)
-        elif is_accuracy(one.metric) and wanted.law == "auto":
-            lengths = {curve.tokens_C[-1] for curve in table.of_series(one)}
-            yield from _between_rows(
-                table, [one], wanted, "direct" if len(lengths) >= _FEWEST_SIZES else "direct-flops"
-            )
+            yield _chained_row(chained, one, loss, level=wanted.level) | _predicted(chained, at, wanted.level)
+        elif is_accuracy(one.metric) and law == "auto":
+            fit = _direct(table, one, law, wanted.draws)
+            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
+        elif is_accuracy(one.metric):
+            reason = f"the law {law} is one of the loss, and no loss was measured with it that the law fits. Try "
+            yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=f"{reason}--law direct.")
+
+
+def _guessed(table: CurveTable) -> dict[Series, str]:
+    """Scores at chance, with the reason: over time, or from model to model where only ends are known."""
+    scores = [one for one in table.series() if is_accuracy(one.metric)]
+    finals = [one for one in scores if has_finals_only(table, one)]
+    curves = [one for one in scores if one not in finals]
+    over_time = at_chance(table, curves, references=list(table.runs)) if curves else {}
+    return over_time | finals_at_chance(table, finals)
+
+
+def _direct(table: CurveTable, score: Series, law: str, draws: int) -> LawFit:
+    target = Target("log_score", next(curve.chance for curve in table.of_series(score)))
+    points = final_points(table, score)
+    if law == "auto":
+        return fit_direct(points, target=target, draws=draws)
+    return with_intervals(fit_law(LAWS[law], points, target=target), draws=draws)
 
 
 def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
@@ -150,7 +202,7 @@ def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, la
             fit = fit_single_run(curve, draws=wanted.draws)
             tokens = wanted.tokens or table.runs[curve.run].total_tokens
             at = {"tokens": tokens} if tokens else None
-            yield _row(fit, one, law=law, run=curve.run, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield _row(fit, one, run=curve.run, level=wanted.level) | _predicted(fit, at, wanted.level)
 
 
 def _annealing_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
@@ -179,7 +231,7 @@ def _annealing_rows(table: CurveTable, series: list[Series], wanted: WantedFits,
             for curve in curves
         ]
         found = fit_annealing(scheduled, draws=wanted.draws)
-        row = _row(found.fit, one, law=found.fit.law.name, level=wanted.level)
+        row = _row(found.fit, one, level=wanted.level)
         coming = [curve for curve in scheduled if curve.curve.step_C[-1] < len(curve.rate_S)]
         for curve in coming:
             end = found.place(curve.rate_S, len(curve.rate_S), parameters=curve.parameters)
@@ -192,13 +244,21 @@ def _within(curve: TaskCurve, num_steps: int) -> TaskCurve:
     return curve.where((curve.step_C >= 1) & (curve.step_C <= num_steps))
 
 
-def _loss_of(table: CurveTable, score: Series) -> Series | None:
-    """The loss of the same task and prompts that a link can start from."""
+def _loss_of(table: CurveTable, score: Series, law_of: Callable[[Series], LawFit], link: Link) -> Series | None:
+    """The loss that a link can start from: of the same task and prompts, else the text's loss that is nearest to it."""
     for metric in LOSSES:
         loss = Series(score.task, metric, score.num_fewshot)
         if any(curve.domain != LOSS_DOMAIN for curve in table.of_series(loss)):
             return loss
-    return None
+    texts = [
+        one
+        for one in table.series()
+        if plain(one.metric) in LOSSES
+        and (is_text_loss(one.metric) or all(curve.domain == LOSS_DOMAIN for curve in table.of_series(one)))
+        and finished_curves(table, one)
+        and law_of(one).refused is None
+    ]
+    return nearest_loss(table, score, losses=texts, link=link)
 
 
 def _named(series: Series, *, law: str, run: str | None = None) -> dict[str, Any]:
@@ -206,16 +266,19 @@ def _named(series: Series, *, law: str, run: str | None = None) -> dict[str, Any
     return {"law": law, "run": run, "task": series.task, "metric": series.metric, "shots": shots}
 
 
-def _row(fit: LawFit, series: Series, *, law: str, level: float, run: str | None = None) -> dict[str, Any]:
-    row = _named(series, law=law, run=run) | {"points": len(fit.points)}
+def _row(
+    fit: LawFit, series: Series, *, level: float, law: str | None = None, run: str | None = None
+) -> dict[str, Any]:
+    row = _named(series, law=law or fit.law.name, run=run) | {"points": len(fit.points)}
     for name in fit.law.parameters:
         low, high = fit.parameter_interval(name, level=level)
         row |= {name: fit.parameter(name), f"{name}_low": low, f"{name}_high": high}
     return row
 
 
-def _chained_row(fit: TwoStepFit, score: Series, loss: Series, *, law: str, level: float) -> dict[str, Any]:
-    row = _row(fit.step1, score, law=f"{law} + {fit.step2.link.name}", level=level) | {"through": loss.metric}
+def _chained_row(fit: TwoStepFit, score: Series, loss: Series, *, level: float) -> dict[str, Any]:
+    row = _row(fit.step1, score, law=f"{fit.step1.law.name} + {fit.step2.link.name}", level=level)
+    row["through"] = loss.metric if loss.task == score.task else str(loss)
     for position, name in enumerate(fit.step2.link.parameters):
         row[f"link_{name}"] = float(fit.step2.value_K[position])
     return row

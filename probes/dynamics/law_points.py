@@ -13,7 +13,7 @@ import numpy as np
 
 from pretrain.errors import ProbeError
 from probes.dynamics.laws import FLOPS, PARAMETERS, TOKENS
-from probes.dynamics.table import CurveTable, Series
+from probes.dynamics.table import CurveTable, Series, TaskCurve
 
 LAST_CHECKPOINTS = 5
 
@@ -44,6 +44,15 @@ class Points:
         )
 
 
+def finished_curves(table: CurveTable, series: Series, runs: Collection[str] | None = None) -> list[TaskCurve]:
+    """The curves of finished runs of known size, smallest run first."""
+    return [
+        curve
+        for curve in table.of_series(series, runs)
+        if table.runs[curve.run].parameters and table.is_finished(curve.run)
+    ]
+
+
 def final_points(
     table: CurveTable, series: Series, *, runs: Collection[str] | None = None, last: int = LAST_CHECKPOINTS
 ) -> Points:
@@ -59,11 +68,7 @@ def final_points(
     Raises:
         ProbeError: no run is left.
     """
-    curves = [
-        curve
-        for curve in table.of_series(series, runs)
-        if table.runs[curve.run].parameters and table.is_finished(curve.run)
-    ]
+    curves = finished_curves(table, series, runs)
     if not curves:
         raise ProbeError(
             f"No finished run with known parameters has scores of {series}. A scaling law needs such runs of three "

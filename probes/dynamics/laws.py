@@ -243,6 +243,19 @@ GADRE = Law(
 )
 """α N^b + β 6^(b/2) (M N)^b + E with M = D / N and b < 0, written with the sign of b turned."""
 
+ONE_EXPONENT = Law(
+    name="one-exponent",
+    formula="L = A / N^alpha + B / D^alpha + E",
+    source="Gadre et al.'s form, arXiv 2403.08540, fitted as the OLMo ladder fits, arXiv 2412.04403",
+    terms=(Power("log_A", "alpha", PARAMETERS), Power("log_B", "alpha", TOKENS), Linear("E")),
+    parameters=("log_A", "log_B", "alpha", "E"),
+    lower={"alpha": 0.0, "E": 0.0},
+    floor="E",
+    num_distinct={PARAMETERS: 2, TOKENS: 3},
+    max_ratio={PARAMETERS: _FAR, TOKENS: _FAR},
+)
+"""Huber's loss does not follow single bad runs, and one exponent less is needed from a small table."""
+
 FLOPS_LAW = Law(
     name="flops",
     formula="L = A / C^alpha + E",
@@ -337,6 +350,7 @@ LAWS = {
     for law in (
         LADDER,
         GADRE,
+        ONE_EXPONENT,
         FLOPS_LAW,
         LLAMA3,
         DIRECT_FLOPS,

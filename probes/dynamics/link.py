@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, special, stats
 
-from pretrain.errors import ProbeError
 from probes.dynamics.resample import group_weights
 from probes.dynamics.table import TaskCurve
 
@@ -20,7 +19,8 @@ MIN_CORRELATION = 0.5
 """Spearman's ρ of score and falling loss below which the loss does not carry the score."""
 MIN_ABOVE_CHANCE = 3.0
 """Standard deviations of the residuals by which the best scores must be above chance."""
-_MIN_POINTS = 10
+_SPARE_POINTS = 4
+"""So many more points than parameters a link needs."""
 _MOST_RESAMPLED = 300
 """Points of a resampled fit: each is a mean over five checkpoints, so most say what their neighbours do."""
 
@@ -144,6 +144,7 @@ class LinkFit:
         residual_P: points minus fit.
         refused: why no score may be told from it; None for a good fit.
         draw_BK: parameters of B resampled fits; empty without.
+        link_error: standard deviation, in the score's unit, of what the form itself is wrong by beyond its points.
     """
 
     link: Link
@@ -151,20 +152,23 @@ class LinkFit:
     residual_P: np.ndarray
     refused: str | None
     draw_BK: np.ndarray
+    link_error: float = 0.0
 
     def score(self, loss_P: np.ndarray) -> np.ndarray:
         """Scores of losses; a refused fit does not keep from it."""
         return self.link.function(np.asarray(loss_P, np.float64), self.value_K)[0]
 
     def draws_at(self, loss_B: np.ndarray, *, seed: int = 0) -> np.ndarray:
-        """The score of one loss by each resampled fit, and a residual added; B losses for B fits."""
+        """The score of one loss by each resampled fit, with a residual and `link_error`; B losses for B fits."""
         score_B = np.array(
             [
                 self.link.function(np.array([loss]), value_K)[0][0]
                 for loss, value_K in zip(loss_B, self.draw_BK, strict=True)
             ]
         )
-        return score_B + np.random.default_rng(seed).choice(self.residual_P, len(score_B))
+        generator = np.random.default_rng(seed)
+        noise_B = generator.choice(self.residual_P, len(score_B)) if len(score_B) else np.zeros(0)
+        return score_B + noise_B + self.link_error * generator.standard_normal(len(score_B))
 
 
 def moving_average(value_C: np.ndarray, window: int) -> np.ndarray:
@@ -182,13 +186,14 @@ def link_points(
 
     Args:
         pairs: a loss curve and a score curve for each run.
-        skip: share of a run's checkpoints to leave out from the start, rounded up.
+        skip: share of a run's checkpoints to leave out from the start, rounded up; of a run of which only the end is
+            known, that is kept.
         window: of the moving average.
     """
     losses, scores, groups = [], [], []
     for group, (loss, score) in enumerate(pairs):
         _, own, other = np.intersect1d(loss.tokens_C, score.tokens_C, assume_unique=True, return_indices=True)
-        first = int(np.ceil(skip * len(own)))
+        first = int(np.ceil(skip * len(own))) if len(own) > 1 else 0
         losses.append(moving_average(loss.value_C[own][first:], window))
         scores.append(moving_average(score.value_C[other][first:], window))
         groups.append(np.full(len(own) - first, group))
@@ -204,12 +209,17 @@ def fit_link(points: LinkPoints, *, link: Link = SIGMOID, chance: float = float(
         chance: score of guessing; where the fit starts, and what the scores must have left.
         draws: resampled fits.
 
-    Raises:
-        ProbeError: fewer points than make sense.
+    Returns:
+        The fit, `refused` where it means nothing. Too few points give a fit of nan.
     """
-    if len(points.loss_P) < _MIN_POINTS:
-        raise ProbeError(
-            f"{len(points.loss_P)} checkpoints have both a loss and a score; a link needs at least {_MIN_POINTS}."
+    count, needed = len(points.loss_P), len(link.parameters) + _SPARE_POINTS
+    if count < needed:
+        return LinkFit(
+            link=link,
+            value_K=np.full(len(link.parameters), np.nan),
+            residual_P=np.full(count, np.nan),
+            refused=f"{count} checkpoints have both a loss and a score; the link {link.name} needs at least {needed}.",
+            draw_BK=np.zeros((0, len(link.parameters))),
         )
     guess = chance if np.isfinite(chance) else 0.0
     value_K = _least_squares(link, points, np.ones(len(points.loss_P)), start_K=np.array(link.start(guess)))

@@ -6,10 +6,12 @@ chance in the first place is for `probes.dynamics.chance`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from probes.dynamics.law_points import Points
-from probes.dynamics.laws import PARAMETERS, TOKENS, Law
+from probes.dynamics.laws import FLOPS, PARAMETERS, TOKENS, Law
 
 MIN_EXPONENT = 0.05
 """Below it a power term is a slow drift that no data of two decades tell from a constant or a logarithm."""
@@ -21,6 +23,9 @@ MIN_EXPLAINED = 0.5
 """Share of the points' variance below which a law describes noise."""
 MAX_AT_CHANCE = 0.1
 """Share of the points that may be left out since their scores are not above chance: what remains is there by luck."""
+
+MAX_OFF_LINE = 2.0
+"""Times by which a size may differ from what the points have at the same FLOPs (or twice as far as the points do)."""
 
 
 def why_too_few(law: Law, points: Points, *, at_chance: float = 0.0, count: bool = True) -> str | None:
@@ -46,6 +51,27 @@ def why_too_few(law: Law, points: Points, *, at_chance: float = 0.0, count: bool
         if abs(np.corrcoef(log_N, log_D)[0, 1]) > MAX_COLLINEARITY:
             return "size and tokens rise together, so their terms cannot be told apart; fit the law of FLOPs."
     return None
+
+
+def why_off_line(law: Law, points: Points, at: Mapping[str, float]) -> str | None:
+    """Why a law of FLOPs alone says nothing of this size and length, in words; None if it may, and for other laws.
+
+    The points may all have 20 tokens a parameter, or all one length: a run with as many FLOPs that spends them
+    otherwise is none of those.
+    """
+    if law.features != (FLOPS,) or not {PARAMETERS, TOKENS} <= set(at) or PARAMETERS not in points.feature_R:
+        return None
+    log_N, log_C = np.log(points.feature_R[PARAMETERS]), np.log(points.feature_R[FLOPS])
+    line = np.polyfit(log_C, log_N, 1)
+    allowed = max(np.log(MAX_OFF_LINE), 2 * float(np.abs(log_N - np.polyval(line, log_C)).max()))
+    usual = float(np.exp(np.polyval(line, np.log(at[FLOPS]))))
+    if abs(np.log(at[PARAMETERS] / usual)) <= allowed:
+        return None
+    return (
+        f"runs like the fitted ones have about {usual:.2g} parameters at {at[FLOPS]:.2g} FLOPs, not "
+        f"{at[PARAMETERS]:.2g} with {at[TOKENS]:.2g} tokens, and a law of FLOPs knows no others. Fit runs that differ "
+        f"in tokens per parameter too."
+    )
 
 
 def why_degenerate(law: Law, value_K: np.ndarray, target_R: np.ndarray, fitted_R: np.ndarray) -> str | None:

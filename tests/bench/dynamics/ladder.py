@@ -9,18 +9,20 @@ law of these runs can know.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pretrain.errors import ProbeError
-from probes.dynamics.fit_law import fit_law, quantiles
-from probes.dynamics.law_points import final_points, place
+from probes.dynamics.fit_law import LawFit, fit_law, quantiles
+from probes.dynamics.hold_out import with_intervals
+from probes.dynamics.law_choice import fit_best
+from probes.dynamics.law_points import Points, final_points, place
 from probes.dynamics.laws import DIRECT, DIRECT_FLOPS, FLOPS_LAW, GADRE, LADDER, LLAMA3, Law, Target
 from probes.dynamics.link import EXPONENTIAL, SIGMOID, Link
 from probes.dynamics.published import ladder_reference_fit, olmo_ladder
-from probes.dynamics.resample import WIDENING, resample
 from probes.dynamics.table import CurveTable, Series
 from probes.dynamics.two_step import TwoStepFit, fit_two_step
 
@@ -62,7 +64,8 @@ def figures(*, quick: bool) -> dict[str, Any]:
             for name in TARGETS
         },
         "coverage_of_refused": {name: _share(row[name]["loss"] for row in rows if row["refused"]) for name in TARGETS},
-        "held_out": _held_out(table, draws=draws),
+        "held_out": _held_out(table, fit=lambda points: with_intervals(fit_law(LADDER, points), draws=draws)),
+        "held_out_auto": _held_out(table, fit=lambda points: fit_best(points, target=Target(), draws=draws)),
         "other_laws": _other_laws(table, reference),
         "tasks": rows,
     }
@@ -114,8 +117,7 @@ def _row(task: str, fit: TwoStepFit, reference: Mapping[str, Any]) -> dict[str, 
         at = place(size, told["d"])
         loss = step1.law.value_at(step1.value_K, at)
         interval, chained = (quantiles(draw_B, LEVEL) for draw_B in (step1.draws_at(at), fit.draws_at(at)))
-        apart = np.log(step1.draws_at(at) / loss) / WIDENING
-        raw = quantiles(loss * np.exp(apart), LEVEL)
+        raw = quantiles(replace(step1, widening=1.0, law_error=0.0).draws_at(at), LEVEL)
         row[name] = {
             "loss_true": told["bpb_true"],
             "loss_reference": told["bpb_pred"],
@@ -137,8 +139,8 @@ def _row(task: str, fit: TwoStepFit, reference: Mapping[str, Any]) -> dict[str, 
     return row
 
 
-def _held_out(table: CurveTable, *, draws: int) -> dict[str, Any]:
-    """Coverage within the ladder's runs up to 1B, where `WIDENING` was measured: all tasks, C4 included."""
+def _held_out(table: CurveTable, *, fit: Callable[[Points], LawFit]) -> dict[str, Any]:
+    """Coverage within the ladder's runs up to 1B, on which the widening was chosen: all tasks, C4 included."""
     losses = [series for series in table.series() if series.metric in ("bpb", "ce_loss")]
     splits = {
         "1B from smaller sizes": (ladder_runs(sizes=SIZES[:3]), ladder_runs(sizes=SIZES[3:])),
@@ -149,15 +151,15 @@ def _held_out(table: CurveTable, *, draws: int) -> dict[str, Any]:
     for name, (known, asked) in splits.items():
         held, errors, refused = [], [], 0
         for series in losses:
-            fit = resample(fit_law(LADDER, final_points(table, series, runs=known)), draws=draws)
-            if fit.refused:
+            fitted = fit(final_points(table, series, runs=known))
+            if fitted.refused:
                 refused += 1
                 continue
             targets = final_points(table, series, runs=asked)
             for position, value in enumerate(targets.value_R):
                 at = {feature: float(values_R[position]) for feature, values_R in targets.feature_R.items()}
-                held.append(_holds(quantiles(fit.draws_at(at), LEVEL), value))
-                errors.append(abs(fit.predict(at).value / value - 1))
+                held.append(_holds(quantiles(fitted.draws_at(at), LEVEL), value))
+                errors.append(abs(fitted.predict(at).value / value - 1))
         found[name] = {
             "curves": len(losses),
             "refused": refused,

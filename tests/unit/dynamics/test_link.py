@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from pretrain.errors import ProbeError
 from probes.dynamics.link import (
     EXPONENTIAL,
     LINKS,
@@ -120,6 +119,12 @@ def test_resampled_links_are_deterministic_and_near_the_fit():
     assert abs(np.median(drawn) - fits[0].score(np.array([0.9]))[0]) < 0.01
 
 
-def test_too_few_checkpoints_are_an_error():
-    with pytest.raises(ProbeError, match="5 checkpoints have both"):
-        fit_link(points_of(LOSS[:5], LOSS[:5]))
+def test_too_few_checkpoints_are_refused():
+    fit = fit_link(points_of(LOSS[:7], LOSS[:7]))
+    assert "7 checkpoints have both a loss and a score; the link sigmoid needs at least 8" in fit.refused
+    assert fit_link(points_of(LOSS[::25], 1 - LOSS[::25] / 2)).refused is None
+
+
+def test_the_only_checkpoint_of_a_run_is_kept():
+    pairs = [(curve([n], [2.0 / n]), curve([n], [n / 10], metric="acc")) for n in range(1, 9)]
+    np.testing.assert_allclose(link_points(pairs).score_P, np.arange(1, 9) / 10)
