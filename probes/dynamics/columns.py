@@ -22,7 +22,7 @@ COUNTS = ("step", "tokens", "parameters", "total_tokens")
 NUMBERS = (*COUNTS, "value", "stderr", "num_fewshot", "flops", "chance", "choices")
 
 _OTHER_NAMES = {
-    "run": ("model", "model_label", "model_name", "run_name"),
+    "run": ("model", "model_label", "model_name", "run_name", "name"),
     "task": ("tasks", "task_name", "benchmark"),
     "metric": ("metric_name",),
     "value": ("score",),

@@ -77,7 +77,7 @@ def _no_tokens(rows: Rows, unknown: Sequence[str], factors: np.ndarray, names: S
         )
     return (
         f"{rows.source} has no column tokens. Add one, or say how many tokens a step of {unknown[0]} is: "
-        f"--tokens-per-step, or the column tokens_per_step of --runs."
+        f"--tokens-per-step, or a line {unknown[0]} with tokens_per_step in the file of --runs."
     )
 
 

@@ -131,7 +131,8 @@ def _positions(run: str, files: Sequence[_File], factor: float | None) -> tuple[
     if lacking is not None:
         raise ProbeError(
             f"{lacking.path} is of step {lacking.place.step} of {run}; lm-eval does not record tokens, and no "
-            f"name tells them. Say how many a step is: --tokens-per-step N, or the column tokens_per_step of --runs."
+            f"name tells them. Say how many a step is: --tokens-per-step N, or a line {run} with "
+            f"tokens_per_step in the file of --runs."
         )
     stepped = [place for place in places if place.step > 0]
     if stepped and all(place.step >= 0 for place in places):

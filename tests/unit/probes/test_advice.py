@@ -82,3 +82,14 @@ def test_a_folder_of_runs_names_paths_that_can_be_given_and_an_empty_pattern_is_
     assert f"Give them, not the folder: {tmp_path}/runs/first." in error
     assert main(["trust", str(tmp_path / "runs" / "first")]) == 0
     assert "is a pattern that matches nothing here" in failed(["trust", str(tmp_path / "none" / "*")], capsys)
+
+
+def test_a_file_of_runs_without_the_run_is_asked_for_its_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs.csv"
+    runs.write_text("run,tokens_per_step\nother,2e6\n")
+    words = ["predict", str(folder), "--at-tokens", "3e11", "--runs", str(runs)]
+    assert "a line mine-1.4b with tokens_per_step in the file of --runs" in failed(words, capsys)
+    runs.write_text(f"run,tokens_per_step\nmine-1.4b,{TOKENS_PER_STEP}\n")
+    assert main(words) == 0
