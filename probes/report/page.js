@@ -1,4 +1,5 @@
-// Draws the figures of the page from the JSON beside them; switches their axes; hides runs; fits figures to paper.
+// Draws the figures of the page from the JSON beside them; switches their axes; hides runs; saves figures; fits them to
+// paper.
 (() => {
   "use strict";
   const PRINT_WIDTH = 660; // CSS pixels between the margins of A4 and of US Letter.
@@ -60,6 +61,28 @@
       }
     });
   }
+
+  // A saved figure is as it is shown now, on white, with its caption as a title.
+  const SAVED_TITLE_HEIGHT = 34; // CSS pixels
+  const save = async (button) => {
+    const { save: format, figure, caption } = button.dataset;
+    const element = document.getElementById(figure);
+    const layout = structuredClone(element.layout);
+    const height = layout.height + SAVED_TITLE_HEIGHT, width = Math.max(element.clientWidth, 360);
+    layout.margin.t += SAVED_TITLE_HEIGHT;
+    Object.assign(layout, { width, height, autosize: false, paper_bgcolor: "#ffffff" });
+    layout.title = { text: caption.replaceAll("<", "&lt;"), x: 0.01, xanchor: "left", y: 1 - 18 / height, yanchor: "middle", font: { size: 15 } };
+    const address = await Plotly.toImage({ data: element.data, layout }, { format, width, height, scale: format === "png" ? 2 : 1 });
+    const content = address.slice(address.indexOf(",") + 1);
+    const svg = format === "svg";
+    const bytes = svg ? decodeURIComponent(content) : Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([bytes], { type: svg ? "image/svg+xml" : "image/png" }));
+    link.download = `${caption.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "")}.${format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+  for (const button of document.querySelectorAll("button[data-save]")) button.addEventListener("click", () => save(button));
 
   const resize = (width) => plots.forEach(({ element }) => Plotly.relayout(element, width ? { width } : { autosize: true, width: null }));
   addEventListener("beforeprint", () => resize(PRINT_WIDTH));

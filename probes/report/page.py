@@ -123,7 +123,8 @@ class Counter:
         unit = f' <span class="unit">{html.escape(figure.unit)}</span>' if figure.unit else ""
         return (
             f'<figure class="{"wide" if figure.wide else "card"}" aria-labelledby="{identifier}-title">'
-            f'<figcaption id="{identifier}-title">{html.escape(figure.title)}{unit}</figcaption>'
+            f'<figcaption><span id="{identifier}-title">{html.escape(figure.title)}{unit}</span>'
+            f"{_save_buttons(identifier, figure)}</figcaption>"
             f'<div class="plot" id="{identifier}" role="img" aria-label="{html.escape(figure.description)}" '
             f'style="height:{figure.layout["height"]}px"></div>'
             f'<script type="application/json" id="{identifier}-data">{specification}</script></figure>'
@@ -144,6 +145,20 @@ def note_below(text: str) -> str:
 def scroll(table: str, *, label: str) -> str:
     """A table that scrolls sideways by itself, by keyboard too."""
     return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
+
+
+def _save_buttons(identifier: str, figure: Figure) -> str:
+    """Buttons that save the figure as a file, drawn again by the browser with its title; nothing is requested."""
+    caption = html.escape(f"{figure.title}, {figure.unit}" if figure.unit else figure.title)
+    return (
+        '<span class="save">'
+        + "".join(
+            f'<button type="button" data-save="{kind}" data-figure="{identifier}" data-caption="{caption}" '
+            f'aria-label="Save {caption} as {kind.upper()}">{kind.upper()}</button>'
+            for kind in ("png", "svg")
+        )
+        + "</span>"
+    )
 
 
 def _asset(name: str) -> str:

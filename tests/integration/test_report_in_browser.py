@@ -1,10 +1,12 @@
 """The report in a real headless Chromium: everything is drawn, nothing is requested, nothing complains."""
 
+import base64
 import json
 import re
 import shutil
 import struct
 import subprocess
+import xml.etree.ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,36 @@ addEventListener("load", () => setTimeout(() => {
       requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),
     });
   }, 700);
+}, 700));
+</script></body>"""
+
+
+# Saves the first and the last figure in both formats: what would have become files is read instead.
+SAVE = """<!doctype html><body style="margin:0">
+<iframe src="FILE" style="width:1200px;height:3000px;border:0"></iframe><pre id="found"></pre><script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument;
+  const view = document.querySelector("iframe").contentWindow;
+  const files = [];
+  let blob;
+  const address = view.URL.createObjectURL.bind(view.URL);
+  view.URL.createObjectURL = (made) => { blob = made; return address(made); };
+  view.HTMLAnchorElement.prototype.click = function () {
+    const reader = new FileReader(), name = this.download;
+    reader.onload = () => files.push({ name, address: reader.result });
+    reader.readAsDataURL(blob);
+  };
+  const figures = [...page.querySelectorAll("figure")];
+  const buttons = [figures[0], figures.at(-1)].flatMap((figure) => [...figure.querySelectorAll("button[data-save]")]);
+  buttons.reduce((before, button) => before.then(() => new Promise((done) => {
+    button.click(); setTimeout(done, 800);
+  })), Promise.resolve()).then(() => {
+    document.getElementById("found").textContent = JSON.stringify({
+      files, buttons: page.querySelectorAll("button[data-save]").length, plots: figures.length,
+      requests: view.performance.getEntriesByType("resource").map((entry) => entry.name)
+        .filter((name) => !name.startsWith("blob:")), // of the page's own making
+    });
+  });
 }, 700));
 </script></body>"""
 
@@ -208,3 +240,25 @@ def test_a_comparison_prints_white_and_whole(comparison: Path, tmp_path: Path) -
     visit(comparison, tmp_path / "chromium", f"--print-to-pdf={paper}")
     content = paper.read_bytes()
     assert content.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
+
+
+def test_every_figure_can_be_saved_as_png_and_svg_without_a_request(page: Path, tmp_path: Path) -> None:
+    frame = page.with_name("frame-save.html")
+    frame.write_text(SAVE.replace("FILE", page.name))
+    found = visit(frame, tmp_path / "chromium", "--dump-dom", "--window-size=1300,3100")
+    saved = json.loads(re.search(r'<pre id="found">(.*?)</pre>', found.output, re.DOTALL)[1])
+    assert saved["plots"] == NUM_FIGURES and saved["buttons"] == 2 * NUM_FIGURES and saved["requests"] == []
+    assert [file["name"] for file in saved["files"]] == [
+        "loss-and-abilities-side-by-side.png", "loss-and-abilities-side-by-side.svg",
+        "data-tokens-per-source.png", "data-tokens-per-source.svg",
+    ]  # fmt: skip
+    for file in saved["files"]:
+        content = base64.b64decode(file["address"].partition(",")[2])
+        if file["name"].endswith(".png"):
+            assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5_000
+        else:
+            drawing = xml.etree.ElementTree.fromstring(content)
+            assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+            texts = ["".join(text.itertext()) for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+            assert any(text.startswith(("Loss and abilities", "Data")) for text in texts), "the title is in the figure"
+    assert found.console == [] and found.requested == []
