@@ -26,6 +26,7 @@ SECTIONS = {
     "trust": "Which tasks can be trusted, Pythia",
     "state": "Verdicts on healthy runs and on faults put into them, each run left out of what it is held against",
     "ladder": "Scaling laws on the OLMo ladder: bits per byte and accuracy of the 7B from 190M to 1B",
+    "gadre": "Scaling laws from final models alone: Gadre et al.'s 1.4B and 6.9B from those up to 411M",
     "schedules": "Losses under one learning-rate schedule from another",
     "scale": "200 runs × 150 checkpoints × 100 tasks",
 }
@@ -68,6 +69,10 @@ def headline(found: dict[str, Any]) -> dict[str, Any]:
         "coverage_80": ("finals", "coverage_80"),
         "leave_one_out_ratio": ("unseen", "leave_one_out_ratio"),
         "size_transfer_ratio": ("transfer", "size_transfer_ratio"),
+        "gadre_loss_error": ("gadre", "loss_error"),
+        "gadre_loss_published_law_error": ("gadre", "loss_published_law_error"),
+        "gadre_loss_line_error": ("gadre", "loss_line_error"),
+        "gadre_loss_coverage_80": ("gadre", "loss_coverage_80"),
     }
     return {key: found[section][name] for key, (section, name) in known.items() if section in found}
 
