@@ -102,7 +102,7 @@ class Predictions(Results["Prediction | UnseenTask"]):
                 f"low_{LEVEL:.0%}": found.low_Q[last] if last else None,
                 f"high_{LEVEL:.0%}": found.high_Q[last] if last else None,
                 "refused": found.refused,
-                "method": f"siblings {', '.join(one.task for one in found.siblings)}; loss {self._loss()}",
+                "method": found.method,
             }
         now = self.seen[found.run].get(found.run, found.series)
         came = self.came(found)
@@ -116,11 +116,6 @@ class Predictions(Results["Prediction | UnseenTask"]):
             "refused": found.refused,
             "method": found.method,
         }
-
-    def _loss(self) -> str:
-        from probes.dynamics.align import loss_series
-
-        return loss_series(self.table).task
 
 
 def predict(

@@ -2,19 +2,28 @@
 
 Learnt on other runs (other sizes) in which both were measured. A line through each sibling, one through their mean, a
 line and a bend through the loss, and a smooth function of the last two: a Gaussian process whose hyper-parameters all
-tasks share. Sizes and tokens are left out on purpose: siblings and loss carry them, and extrapolate better.
+tasks share. Sizes and tokens are left out on purpose: siblings and loss carry them, and extrapolate better. Where
+siblings do not help, `probes.dynamics.loss_alone` gives the loss alone more weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
 
 from probes.dynamics.chance import at_chance
 from probes.dynamics.gp import Process, Scores, Term, fit
+from probes.dynamics.loss_alone import (
+    FEWEST_ROWS,
+    Weighed,
+    fit_loss_alone,
+    loss_and_run,
+    try_both,
+    weigh,
+)
 from probes.dynamics.noise import judged_value, noise_of, unjudged_value
 from probes.dynamics.surface import relevant
 from probes.dynamics.table import CurveTable, Series, TaskCurve
@@ -28,7 +37,7 @@ SINCE_SHARE = 0.05
 
 
 _FEWEST_SIBLINGS = 2
-_FEWEST_ROWS = 8
+_SHOWN_SIBLINGS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,20 +48,26 @@ class UnseenTask:
         run: the run.
         series: the task.
         siblings: what it was predicted from.
+        siblings_weight: share of the prediction from siblings and loss; the rest is from the loss alone.
+        method: what it was predicted from and why, in words.
         tokens_Q: where.
         value_Q: the curve, in the metric's unit.
         low_Q: lower end of the interval for a score there.
         high_Q: its upper end.
+        alone_Q: the curve as the loss alone has it.
         refused: why nothing is predicted; None if something is.
     """
 
     run: str
     series: Series
     siblings: tuple[Series, ...] = ()
+    siblings_weight: float = float("nan")
+    method: str = ""
     tokens_Q: np.ndarray
     value_Q: np.ndarray
     low_Q: np.ndarray
     high_Q: np.ndarray
+    alone_Q: np.ndarray = field(default_factory=lambda: np.zeros(0))
     refused: str | None = None
 
 
@@ -97,6 +112,7 @@ def predict_unseen(
     average_over: int = 1,
     since_share: float = SINCE_SHARE,
     even_at_chance: bool = False,
+    fits: dict[Hashable, Process] | None = None,
 ) -> list[UnseenTask]:
     """The curves of tasks over a run, from those it measured.
 
@@ -111,10 +127,11 @@ def predict_unseen(
         average_over: checkpoints of a moving average over every curve before anything else (the ladder's is 5).
         since_share: of a run's tokens, before which nothing is learnt or predicted.
         even_at_chance: predict what would be refused for being at chance, too: to measure the method.
+        fits: what was fitted is kept here and found again: for several runs that are learnt from the same others.
     """
     others = [name for name in learn_from if name != run]
     results: dict[Series, UnseenTask] = {}
-    learnt: list[tuple[Series, list[Series], Scores, Scores, np.ndarray, TaskCurve]] = []
+    learnt: list[_Learnt] = []
     guessed = {} if even_at_chance else at_chance(table, targets, references=others)
     for target in targets:
         siblings = [one for one in measured if not is_twin(one.task, target.task)]
@@ -124,7 +141,7 @@ def predict_unseen(
             at = aligned(
                 table, [run], [*siblings, loss], average_over=average_over, since_share=since_share, checkpoints=None
             )
-            if len(rows.run_R) < _FEWEST_ROWS or not len(at.run_R):
+            if len(rows.run_R) < FEWEST_ROWS or not len(at.run_R):
                 why = "too few checkpoints at which the target, its siblings and the loss were all measured."
         if why is not None:
             empty = np.zeros(0)
@@ -135,14 +152,13 @@ def predict_unseen(
         of_target = [curve for name in others if (curve := table.get(name, target)) is not None]
         noise = float(np.median([value for curve in of_target if np.isfinite(value := noise_of(curve))] or [np.nan]))
         known, asked = _scores(rows, at, noise=noise / np.sqrt(average_over))
-        learnt.append((target, siblings, known, asked, at.tokens_R, of_target[0]))
-    for count in {len(siblings) for _, siblings, *_ in learnt}:
-        group = [one for one in learnt if len(one[1]) == count]
-        process = fit(kernel_terms(count), [one[2] for one in group])
-        for target, siblings, known, asked, tokens_Q, like in group:
-            results[target] = _read(
-                process, known, asked, tokens_Q, like, run=run, series=target, siblings=siblings, level=level
-            )
+        sizes = np.array([table.runs[name].parameters or np.nan for name in others])
+        learnt.append(_Learnt(target, siblings, known, asked, at.tokens_R, of_target[0], sizes[rows.run_R]))
+    if learnt:
+        size = table.runs[run].parameters
+        processes = _processes(learnt, {} if fits is None else fits)
+        found = _read(learnt, processes, run=run, size=size, measured=measured, loss=loss, level=level)
+        results |= {one.series: one for one in found}
     return [results[target] for target in targets]
 
 
@@ -218,30 +234,92 @@ def _scores(rows: Rows, at: Rows, *, noise: float) -> tuple[Scores, Scores]:
     return known, asked
 
 
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """What one target is predicted from: scores known and asked, where, a curve like it, and sizes of the known."""
+
+    target: Series
+    siblings: list[Series]
+    known: Scores
+    asked: Scores
+    tokens_Q: np.ndarray
+    like: TaskCurve
+    size_P: np.ndarray
+
+
+def _processes(learnt: Sequence[_Learnt], fits: dict[Hashable, Process]) -> dict[int, Process]:
+    """By the number of siblings, the process of the tasks that have so many; by 0 that of the loss alone."""
+    found = {}
+    for count in {0, *(len(one.siblings) for one in learnt)}:
+        group = [one.known for one in learnt if count in (0, len(one.siblings))]
+        key = (count, *(part.tobytes() for one in group for part in (one.feature_PF, one.value_P, one.noise_P)))
+        if key not in fits:
+            fits[key] = fit(kernel_terms(count), group) if count else fit_loss_alone(group)
+        found[count] = fits[key]
+    return found
+
+
 def _read(
-    process: Process,
-    known: Scores,
-    asked: Scores,
-    tokens_Q: np.ndarray,
-    like: TaskCurve,
+    learnt: Sequence[_Learnt],
+    processes: Mapping[int, Process],
     *,
     run: str,
-    series: Series,
-    siblings: Sequence[Series],
+    size: float | None,
+    measured: Sequence[Series],
+    loss: Series,
     level: float,
-) -> UnseenTask:
+) -> list[UnseenTask]:
+    """Predictions by siblings and loss and by the loss alone, put together as held-out runs have it."""
+    alone = processes[0]
+    trials = [try_both(processes[len(one.siblings)], alone, one.known, size_P=one.size_P, size=size) for one in learnt]
+    weights = weigh(trials, [one.target for one in learnt], measured)
+    found = []
+    for one, weighed in zip(learnt, weights, strict=True):
+        weight = weighed.share
+        with_Q, spread_Q = _posterior(processes[len(one.siblings)], one.known, one.asked)
+        alone_Q, alone_spread_Q = _posterior(alone, loss_and_run(one.known), loss_and_run(one.asked))
+        mean_Q = weight * with_Q + (1 - weight) * alone_Q
+        # The second moment of a mixture of the two: what they disagree on is uncertain.
+        variance_Q = weight * (spread_Q**2 + with_Q**2) + (1 - weight) * (alone_spread_Q**2 + alone_Q**2) - mean_Q**2
+        reach_Q = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(np.maximum(variance_Q, 0.0))
+        ends = [unjudged_value(one.like, mean_Q + shift_Q) for shift_Q in (-reach_Q, reach_Q)]
+        found.append(
+            UnseenTask(
+                run=run,
+                series=one.target,
+                siblings=tuple(one.siblings),
+                siblings_weight=weight,
+                method=_method(one.siblings, loss, weighed),
+                tokens_Q=one.tokens_Q,
+                value_Q=unjudged_value(one.like, mean_Q),
+                low_Q=np.minimum(*ends),
+                high_Q=np.maximum(*ends),
+                alone_Q=unjudged_value(one.like, alone_Q),
+            )
+        )
+    return found
+
+
+def _posterior(process: Process, known: Scores, asked: Scores) -> tuple[np.ndarray, np.ndarray]:
     mean_Q, covariance_QQ = process.posterior(known, asked)
-    reach_Q = stats.norm.ppf(0.5 + level / 2.0) * process.deviation(covariance_QQ, asked)
-    ends = [unjudged_value(like, mean_Q + shift_Q) for shift_Q in (-reach_Q, reach_Q)]
-    return UnseenTask(
-        run=run,
-        series=series,
-        siblings=tuple(siblings),
-        tokens_Q=tokens_Q,
-        value_Q=unjudged_value(like, mean_Q),
-        low_Q=np.minimum(*ends),
-        high_Q=np.maximum(*ends),
-    )
+    return mean_Q, process.deviation(covariance_QQ, asked)
+
+
+def _method(siblings: Sequence[Series], loss: Series, weighed: Weighed) -> str:
+    """What was used and why, in words."""
+    names = ", ".join(one.task for one in siblings[:_SHOWN_SIBLINGS])
+    names += f" and {len(siblings) - _SHOWN_SIBLINGS} more" if len(siblings) > _SHOWN_SIBLINGS else ""
+    both = f"the siblings {names} and the loss {loss.task}"
+    if not weighed.runs:
+        return f"{both}; there are too few other runs to try the loss alone"
+    where = f"{weighed.runs} held-out run(s)" + (f" and {weighed.parts} parts" if weighed.parts > 1 else "")
+    why = f"error on {where}: {weighed.siblings_error:.3g} with siblings, {weighed.alone_error:.3g} with the loss alone"
+    shares = f"{both} ({weighed.share:.0%}) and from the loss alone ({1 - weighed.share:.0%})"
+    if weighed.share > 0.995:
+        shares = both
+    elif weighed.share < 0.005:
+        shares = f"the loss {loss.task} alone"
+    return f"{shares}; {why}"
 
 
 def _why_not(table: CurveTable, target: Series, siblings: Sequence[Series], runs: Sequence[str]) -> str | None:

@@ -3,6 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from probes.dynamics.gp import Scores, fit
+from probes.dynamics.loss_alone import fit_loss_alone, is_comparable, try_both
 from probes.dynamics.published import pythia
 from probes.dynamics.siblings import CHECKPOINTS, UnseenTask, aligned, kernel_terms, predict_unseen
 from probes.dynamics.table import CurveTable, Series
@@ -259,3 +261,75 @@ def test_the_kernel_reads_siblings_mean_loss_and_run_in_that_order():
     assert by_name["their mean"].columns == ((3,),)
     assert by_name["loss"].columns == ((4,),) and by_name["loss bend"].columns == ((4, 4),)
     assert by_name["smooth"].columns == ((3,), (4,)) and by_name["run"].within == (5,)
+
+
+def parts_of_a_benchmark(*, noise):
+    """Twelve parts that the loss alone decides, and swings of each part in each run that no other part has."""
+    random, table = np.random.default_rng(1), family()
+    for part in range(12):
+        slope = 0.2 + 0.05 * part
+
+        def score(curves, loss, slope=slope):
+            # A run's own course in each part: parts that agree in some runs by accident do not in another.
+            drift = random.normal(0, noise) + np.linspace(0, random.normal(0, noise), len(loss))
+            return 1.4 - slope * loss + drift + random.normal(0, 0.003, len(loss))
+
+        table = with_target(table, score, task=f"blimp_{part}")
+    return table, [Series(f"blimp_{part}", "acc", 0) for part in range(12)]
+
+
+def errors_of(table, found):
+    truths = [table.get(one.run, one.series).value_C[-len(one.value_Q) :] for one in found]
+    with_siblings = [np.abs(one.value_Q - truth).mean() for one, truth in zip(found, truths, strict=True)]
+    alone = [np.abs(one.alone_Q - truth).mean() for one, truth in zip(found, truths, strict=True)]
+    return float(np.mean(with_siblings)), float(np.mean(alone))
+
+
+def test_parts_of_a_benchmark_that_do_not_tell_of_each_other_are_predicted_from_the_loss():
+    table, parts = parts_of_a_benchmark(noise=0.02)
+    found = predict(table, targets=parts, measured=parts, even_at_chance=True)
+    assert len({one.siblings_weight for one in found}) == 1, "parts are weighed together"
+    assert found[0].siblings_weight < 0.5
+    error, alone = errors_of(table, found)
+    assert error < 1.05 * alone
+    assert "the loss alone" in found[0].method or found[0].method.startswith("the loss held_out alone")
+    assert "held-out run(s)" in found[0].method
+
+
+def test_siblings_that_help_keep_their_weight_and_few_references_do_not_flip_it(table):
+    (found,) = predict(table)
+    assert found.siblings_weight > 0.95 and found.method.startswith(
+        "the siblings alpha, beta, gamma, delta and the loss"
+    )
+    noisy, parts = parts_of_a_benchmark(noise=0.02)
+    (one,) = predict(noisy, run=RUNS[1], targets=parts[:1], measured=parts, learn_from=RUNS[:1], even_at_chance=True)
+    assert one.siblings_weight == 1.0 and one.method.endswith("there are too few other runs to try the loss alone")
+
+
+@pytest.mark.parametrize(
+    "size,learnt",
+    [(8.0, {1.0: (), 2.0: (1.0,), 4.0: (1.0, 2.0)}), (3.0, {1.0: (2.0, 4.0), 2.0: (1.0, 4.0), 4.0: (1.0, 2.0)})],
+    ids=["larger than all", "in between"],
+)
+def test_a_run_is_held_out_as_the_run_that_is_asked_about_is(size, learnt):
+    sizes = np.array([1.0, 2.0, 4.0])
+    for held, kept in learnt.items():
+        comparable = is_comparable(sizes, held, size) & (sizes != held)
+        assert tuple(sizes[comparable]) == kept
+    assert is_comparable(sizes, 2.0, 4.0).all() and is_comparable(sizes, 2.0, None).all()
+
+
+def test_what_is_held_out_is_not_learnt_from():
+    table, parts = parts_of_a_benchmark(noise=0.02)
+    rows = aligned(table, OTHERS, [*parts[:3], LOSS.series, parts[3]])
+    centred = (rows.value_RS - rows.value_RS.mean(axis=0)) / rows.value_RS.std(axis=0)
+    features = np.column_stack([centred[:, :3] / np.sqrt(3), centred[:, :3].mean(axis=1), centred[:, 3], rows.run_R])
+    known = Scores(features, rows.value_RS[:, -1], np.full(len(features), 0.003))
+    process, alone = fit(kernel_terms(3), [known]), fit_loss_alone([known])
+    trial = try_both(process, alone, known, size_P=np.full(len(features), np.nan), size=None)
+    assert trial.runs == len(OTHERS)
+    first = rows.run_R == 0
+    others = Scores(features[~first], known.value_P[~first], known.noise_P[~first])
+    own = Scores(features[first], np.zeros(first.sum()), known.noise_P[first])
+    expected = known.value_P[first] - process.posterior(others, own)[0]
+    np.testing.assert_allclose(trial.siblings_H[trial.run_H == 0] * trial.spread, expected, atol=1e-9)
