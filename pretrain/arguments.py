@@ -19,7 +19,7 @@ from pretrain.config.nearest import did_you_mean
 from pretrain.errors import ConfigError, FinelineError
 from pretrain.locate import expand_path
 from pretrain.shadowed import require_own_package
-from pretrain.terminal import accept_every_character
+from pretrain.terminal import READER_HAS_GONE, accept_every_character, reader_has_gone
 from pretrain.units import parse_count
 
 
@@ -130,13 +130,19 @@ def run_command(
     options = parser.read(words[1:])
     try:
         require_own_package()
-        return int(command.run(options))
+        code = int(command.run(options))
+        sys.stdout.flush()
+        return code
     except FinelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except PermissionError as error:
         print(f"error: {error.filename} may not be read or written by this user ({error.strerror}).", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise
+        return READER_HAS_GONE
 
 
 def _show_commands(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import select
 import sys
 
 _ASCII = {
@@ -35,6 +37,9 @@ _ASCII = {
 }
 _HANDLER = "fineline.ascii"
 
+READER_HAS_GONE = 141
+"""Exit code of a program whose output nobody reads any more, as shells know it: 128 + SIGPIPE."""
+
 
 def accept_every_character() -> None:
     r"""Lets standard output and standard error replace what they cannot show, instead of ending the program.
@@ -47,6 +52,21 @@ def accept_every_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has put a stream of its own
             stream.reconfigure(errors=_HANDLER)
+
+
+def reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as behind `| head`.
+
+    If so, what is left to print goes nowhere: Python would otherwise fail once more when it flushes the stream at exit.
+    """
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(happened & select.POLLERR for _, happened in poll.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def _spell(error: UnicodeError) -> tuple[bytes, int]:

@@ -132,3 +132,15 @@ def test_no_file_is_read_or_written_in_the_encoding_of_the_locale() -> None:
         if isinstance(node, ast.Call) and _is_text_in_the_locale(node) and ast.unparse(node) not in _OPENS_NO_TEXT
     ]
     assert not found
+
+
+def test_a_reader_that_stops_early_ends_a_command_without_a_traceback() -> None:
+    """As `python -m probes --help | head -1` does, once the pipe is full or closed."""
+    command = [sys.executable, "-m", "probes", "trust", "published:olmo-ladder"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    with process.stderr as errors:
+        said = errors.read().decode()
+    assert process.wait() == 141
+    assert "Traceback" not in said and "BrokenPipe" not in said
