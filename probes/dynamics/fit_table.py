@@ -7,7 +7,7 @@ calls; nothing is computed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from probes.dynamics.finals_above_chance import finals_at_chance, has_finals_onl
 from probes.dynamics.fit_law import LawFit, Prediction, fit_law
 from probes.dynamics.hold_out import with_intervals
 from probes.dynamics.law_choice import fit_best, fit_direct
-from probes.dynamics.law_points import final_points, finished_curves, place
+from probes.dynamics.law_points import Points, final_points, finished_curves, place
 from probes.dynamics.laws import LAWS, TOKENS_LAW, Target
 from probes.dynamics.link import LINKS, Link
 from probes.dynamics.metrics import (
@@ -71,8 +71,40 @@ class WantedFits:
     rates: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One fit, or the reason why there is none.
+
+    Attributes:
+        row: law, what of, parameters with the ends of their intervals, prediction or refusal.
+        fit: the fit; None where nothing was fitted.
+        at: where it predicts, a number for each feature; None for nowhere.
+        points: scores or losses that the fit describes; None where nothing was fitted.
+    """
+
+    row: dict[str, Any]
+    fit: LawFit | TwoStepFit | None = None
+    at: Mapping[str, float] | None = None
+    points: Points | None = None
+
+    @property
+    def refused(self) -> str | None:
+        """Why nothing is predicted; None if something is, or could be."""
+        reason: str | None = self.row["refused"]
+        return reason
+
+
 def fit_rows(table: CurveTable, wanted: WantedFits) -> list[dict[str, Any]]:
-    """One row for each fit: law, what of, parameters with the ends of their intervals, prediction or refusal.
+    """The rows of `fit_all` alone.
+
+    Raises:
+        ProbeError: nothing in the table is what the law describes.
+    """
+    return [found.row for found in fit_all(table, wanted)]
+
+
+def fit_all(table: CurveTable, wanted: WantedFits) -> list[Fitted]:
+    """Fits what is wanted: one finding for each law and score, run or family; refused ones are among them.
 
     Raises:
         ProbeError: nothing in the table is what the law describes.
@@ -86,15 +118,15 @@ def fit_rows(table: CurveTable, wanted: WantedFits) -> list[dict[str, Any]]:
     ]
     fits = {"tokens": _single_rows, "annealing": _annealing_rows, "annealing-sizes": _annealing_rows}
     law = wanted.law if wanted.law != "auto" else _suitable(table, wanted)
-    rows = list(fits.get(law, _rows_of_families)(table, series, wanted, law))
-    if not any(row["task"] for row in rows):
+    found = list(fits.get(law, _rows_of_families)(table, series, wanted, law))
+    if not any(one.row["task"] for one in found):
         described = ACCURACIES if law in _DIRECT_LAWS else LOSSES + PERPLEXITIES
         raise ProbeError(
             f"The law {law} describes {', '.join(described)}"
             f"{'' if law in _DIRECT_LAWS else ', and scores through a loss'}; the table has none of "
             "them among the tasks and metrics asked for."
         )
-    return rows
+    return found
 
 
 def _suitable(table: CurveTable, wanted: WantedFits) -> str:
@@ -115,19 +147,17 @@ def _suitable(table: CurveTable, wanted: WantedFits) -> str:
     return "tokens"
 
 
-def _rows_of_families(
-    table: CurveTable, series: list[Series], wanted: WantedFits, law: str
-) -> Iterator[dict[str, Any]]:
+def _rows_of_families(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[Fitted]:
     """Laws between runs, of each family by itself; runs of families too small for a law are named."""
     families = of_families(table, num_sizes=_FEWEST_SIZES)
     for family, part in families.parts.items():
-        for row in _between_rows(part, [one for one in series if part.of_series(one)], wanted, law):
-            yield {"family": family} | row if len(families.parts) > 1 else row
+        for found in _between_rows(part, [one for one in series if part.of_series(one)], wanted, law):
+            yield replace(found, row={"family": family} | found.row) if len(families.parts) > 1 else found
     for run, reason in families.left_out.items():
-        yield _named(Series("", ""), law=law, run=run) | _predicted(None, None, wanted.level, reason=reason)
+        yield Fitted(_named(Series("", ""), law=law, run=run) | _predicted(None, None, wanted.level, reason=reason))
 
 
-def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
+def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[Fitted]:
     """Laws between runs, of their ends."""
     at = None
     if wanted.parameters is not None and wanted.tokens is not None:
@@ -150,24 +180,25 @@ def _between_rows(table: CurveTable, series: list[Series], wanted: WantedFits, l
         if reason is None and not finished_curves(table, one):
             reason = "no finished run of known size has it."
         if reason is not None:
-            yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=reason)
+            yield Fitted(_named(one, law=law) | _predicted(None, None, wanted.level, reason=reason))
         elif is_loss_metric(one.metric) and law in _TWO_STEP_LAWS:
             fit = law_of(one)
-            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield Fitted(_row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level), fit, at, fit.points)
         elif is_accuracy(one.metric) and law in _DIRECT_LAWS:
             fit = _direct(table, one, law, wanted.draws)
-            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield Fitted(_row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level), fit, at, fit.points)
         elif is_accuracy(one.metric) and (loss := _loss_of(table, one, law_of, LINKS[wanted.link])) is not None:
             chained = fit_two_step(
                 table, loss=loss, score=one, link=LINKS[wanted.link], draws=wanted.draws, step1=law_of(loss)
             )
-            yield _chained_row(chained, one, loss, level=wanted.level) | _predicted(chained, at, wanted.level)
+            row = _chained_row(chained, one, loss, level=wanted.level) | _predicted(chained, at, wanted.level)
+            yield Fitted(row, chained, at, final_points(table, one))
         elif is_accuracy(one.metric) and law == "auto":
             fit = _direct(table, one, law, wanted.draws)
-            yield _row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield Fitted(_row(fit, one, level=wanted.level) | _predicted(fit, at, wanted.level), fit, at, fit.points)
         elif is_accuracy(one.metric):
             reason = f"the law {law} is one of the loss, and no loss was measured with it that the law fits. Try "
-            yield _named(one, law=law) | _predicted(None, None, wanted.level, reason=f"{reason}--law direct.")
+            yield Fitted(_named(one, law=law) | _predicted(None, None, wanted.level, reason=f"{reason}--law direct."))
 
 
 def _guessed(table: CurveTable) -> dict[Series, str]:
@@ -187,7 +218,7 @@ def _direct(table: CurveTable, score: Series, law: str, draws: int) -> LawFit:
     return with_intervals(fit_law(LAWS[law], points, target=target), draws=draws)
 
 
-def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
+def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[Fitted]:
     """The law in tokens, for each run its own."""
     scores = [one for one in series if is_accuracy(one.metric)]
     guessed = {run: at_chance(table, scores, references=[run]) if scores else {} for run in table.runs}
@@ -197,15 +228,20 @@ def _single_rows(table: CurveTable, series: list[Series], wanted: WantedFits, la
         for curve in table.of_series(one):
             if one in guessed[curve.run]:
                 reason = guessed[curve.run][one]
-                yield _named(one, law=law, run=curve.run) | _predicted(None, None, wanted.level, reason=reason)
+                yield Fitted(_named(one, law=law, run=curve.run) | _predicted(None, None, wanted.level, reason=reason))
                 continue
             fit = fit_single_run(curve, draws=wanted.draws)
             tokens = wanted.tokens or table.runs[curve.run].total_tokens
             at = {"tokens": tokens} if tokens else None
-            yield _row(fit, one, run=curve.run, level=wanted.level) | _predicted(fit, at, wanted.level)
+            yield Fitted(
+                _row(fit, one, run=curve.run, level=wanted.level) | _predicted(fit, at, wanted.level),
+                fit,
+                at,
+                fit.points,
+            )
 
 
-def _annealing_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[dict[str, Any]]:
+def _annealing_rows(table: CurveTable, series: list[Series], wanted: WantedFits, law: str) -> Iterator[Fitted]:
     """The law of the learning rate over all runs together; predicts the planned end of those that go on."""
     rates = dict(wanted.rates)
     for run in table.runs:
@@ -235,9 +271,10 @@ def _annealing_rows(table: CurveTable, series: list[Series], wanted: WantedFits,
         coming = [curve for curve in scheduled if curve.curve.step_C[-1] < len(curve.rate_S)]
         for curve in coming:
             end = found.place(curve.rate_S, len(curve.rate_S), parameters=curve.parameters)
-            yield row | {"run": curve.curve.run} | _predicted(found.fit, end, wanted.level)
+            predicted = row | {"run": curve.curve.run} | _predicted(found.fit, end, wanted.level)
+            yield Fitted(predicted, found.fit, end, found.fit.points)
         if not coming:
-            yield row | _predicted(found.fit, None, wanted.level)
+            yield Fitted(row | _predicted(found.fit, None, wanted.level), found.fit, None, found.fit.points)
 
 
 def _within(curve: TaskCurve, num_steps: int) -> TaskCurve:

@@ -10,7 +10,7 @@ from probes import curves
 
 
 def test_every_public_name_is_there_and_documented():
-    assert {"load", "predict", "state", "trust", "compare"} <= set(curves.__all__)
+    assert {"load", "predict", "state", "trust", "fit", "compare"} <= set(curves.__all__)
     for name in curves.__all__:
         assert getattr(curves, name).__doc__, name
 
