@@ -109,9 +109,11 @@ class StateHook:
         expectation = None
         if references:
             wanted = watched(table, name, references)
-            if self._expectation is None or not set(wanted) <= set(self._expectation.surfaces):
-                self._expectation = expect(table, name, wanted, references=references)
             expectation = self._expectation
+            if expectation is None or not set(wanted) <= expectation.asked:
+                expectation = expect(table, name, wanted, references=references)
+            # What is learnt of the run's own past is only true now.
+            self._expectation = expectation if expectation.references else None
         return assess(table, name, references=references, expectation=expectation)
 
 

@@ -36,6 +36,7 @@ class Surprise:
         domain: of the task.
         window: how many checkpoints, the latest the last.
         deviation: seen minus expected in standard deviations, more being better.
+        confirmed: the same of the second furthest below expectation of the checkpoints; infinite if there is one only.
         seen: mean of the scores, in the metric's unit.
         expected: mean of what was expected, in the same.
     """
@@ -44,6 +45,7 @@ class Surprise:
     domain: str
     window: int
     deviation: float
+    confirmed: float
     seen: float
     expected: float
 
@@ -56,7 +58,8 @@ class Expectation:
         run: its name.
         parameters: its N; 1 where unknown and nothing else is looked at.
         references: runs it was learnt from; empty if from the run's own past alone.
-        surfaces: by series.
+        surfaces: by series; where no reference has measured a series there is none.
+        asked: the series that it was learnt for.
         largest_parameters: of the references.
         smallest_parameters: of the references.
         last_tokens: furthest checkpoint of a reference.
@@ -69,6 +72,7 @@ class Expectation:
     smallest_parameters: float = float("nan")
     largest_parameters: float = float("nan")
     last_tokens: float = float("nan")
+    asked: frozenset[Series] = frozenset()
 
     def supports(self, tokens: float) -> bool:
         """Whether size and tokens are within what the references have seen: a fifth beyond, at most."""
@@ -99,7 +103,7 @@ class Expectation:
 
 
 def expect(table: CurveTable, run: str, series: Sequence[Series], *, references: Sequence[str]) -> Expectation:
-    """Learns what is to be expected from references, or, without any, prepares the run's own past.
+    """Learns what is to be expected from references, or, without any that measured the same, from the run's own past.
 
     Args:
         table: holds run and references.
@@ -109,17 +113,20 @@ def expect(table: CurveTable, run: str, series: Sequence[Series], *, references:
     """
     parameters = table.runs[run].parameters
     known = [name for name in references if table.runs[name].parameters and name != run]
-    if not known or not parameters:
-        return Expectation(run, parameters or 1.0, (), own_surfaces(table, run, series))
+    surfaces = fit_surfaces(table, runs=known, series=series) if known and parameters else {}
+    if not surfaces or not parameters:
+        own = own_surfaces(table, run, series)
+        return Expectation(run, parameters or 1.0, (), own, asked=frozenset(series))
     sizes = [size for name in known if (size := table.runs[name].parameters)]
     return Expectation(
         run,
         parameters,
         tuple(known),
-        fit_surfaces(table, runs=known, series=series),
+        surfaces,
         min(sizes),
         max(sizes),
         max(table.last_tokens(name) for name in known),
+        frozenset(series),
     )
 
 
@@ -137,19 +144,25 @@ def own_surfaces(table: CurveTable, run: str, series: Sequence[Series]) -> dict[
 
 def pooled(surprises: Sequence[Surprise]) -> float:
     """Deviation of several tasks together: their sum over its spread, given what tasks have in common."""
-    count = len(surprises)
-    total = sum(surprise.deviation for surprise in surprises)
-    return total / float(np.sqrt(count + count * (count - 1) * TASK_CORRELATION)) if count else float("nan")
+    return over_spread([surprise.deviation for surprise in surprises])
+
+
+def over_spread(deviations: Sequence[float]) -> float:
+    """The sum of several tasks' deviations over the spread of that sum; nan of none."""
+    count = len(deviations)
+    spread = float(np.sqrt(count + count * (count - 1) * TASK_CORRELATION))
+    return sum(deviations) / spread if count else float("nan")
 
 
 def _surprise(band: Band, window: TaskCurve) -> Surprise:
-    off = float((judged_value(window) - band.mean_Q).mean())
+    off_Q = judged_value(window) - band.mean_Q
     spread = float(np.sqrt(max(band.covariance_QQ.mean(), 1e-18)))
     return Surprise(
         series=window.series,
         domain=window.domain,
         window=len(window),
-        deviation=off / spread,
+        deviation=float(off_Q.mean()) / spread,
+        confirmed=float(sorted(off_Q / np.maximum(band.score_deviation_Q, 1e-9))[1]) if len(window) > 1 else np.inf,
         seen=float(window.value_C.mean()),
         expected=float(unjudged_value(window, band.mean_Q).mean()),
     )

@@ -21,7 +21,7 @@ STDERR_SHARE = 0.35
 _LEAST_PIECES = 5
 _WIDEST_SPAN = 1.0
 """In natural logarithms of tokens, from the checkpoint before to the one after."""
-_HALF_NORMAL_MEDIAN = 0.6744897501960817
+HALF_NORMAL_MEDIAN = 0.6744897501960817
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +97,25 @@ def checkpoint_noise(tokens_C: np.ndarray, value_XC: np.ndarray, stderr_XC: np.n
         return np.full(value_XC.shape[:-1], np.nan)
     position_C = log_tokens(tokens_C)
     span_T = position_C[2:] - position_C[:-2]
-    weight_T = (position_C[2:] - position_C[1:-1]) / span_T
-    difference_XT = value_XC[..., 1:-1] - weight_T * value_XC[..., :-2] - (1.0 - weight_T) * value_XC[..., 2:]
-    difference_XT /= np.sqrt(1.0 + weight_T**2 + (1.0 - weight_T) ** 2)
+    difference_XT = noise_pieces(tokens_C, value_XC)
     # Of equal spans the latest: it is the noise now that a verdict now wants.
     by_span_T = len(span_T) - 1 - np.argsort(span_T[::-1], kind="stable")
     used_T = by_span_T[: max(_LEAST_PIECES, int(np.sum(span_T <= _WIDEST_SPAN)))]
-    noise_X = np.median(np.abs(difference_XT[..., used_T]), axis=-1) / _HALF_NORMAL_MEDIAN
+    noise_X = np.median(np.abs(difference_XT[..., used_T]), axis=-1) / HALF_NORMAL_MEDIAN
     if stderr_XC is not None:
         error_X = _mean_of_known(np.asarray(stderr_XC, np.float64)[..., used_T + 1])
         noise_X = np.maximum(noise_X, STDERR_SHARE * np.nan_to_num(error_X))
     tiny_X = 1e-9 * np.maximum(1.0, np.abs(value_XC).max(axis=-1))
     return np.maximum(noise_X, tiny_X)
+
+
+def noise_pieces(tokens_C: np.ndarray, value_XC: np.ndarray) -> np.ndarray:
+    """How far each score is from the line between its neighbours, scaled to one score's noise; the ends have none."""
+    position_C = log_tokens(tokens_C)
+    weight_T = (position_C[2:] - position_C[1:-1]) / (position_C[2:] - position_C[:-2])
+    difference_XT = value_XC[..., 1:-1] - weight_T * value_XC[..., :-2] - (1.0 - weight_T) * value_XC[..., 2:]
+    pieces_XT: np.ndarray = difference_XT / np.sqrt(1.0 + weight_T**2 + (1.0 - weight_T) ** 2)
+    return pieces_XT
 
 
 def smooth(curve: TaskCurve, *, level: float = 0.8) -> SmoothCurve:

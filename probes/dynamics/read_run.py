@@ -102,6 +102,7 @@ def _facts(files: RunFiles, columns: Mapping[str, Any]) -> RunFacts:
         parameters=float(parameters) if parameters else size_in(files.name),
         total_tokens=float(total_tokens) if total_tokens else None,
         flops_per_token=each or None,
+        ramps_batch_size=bool(files.config.get("train", {}).get("batch_ramp")),
     )
 
 

@@ -14,24 +14,18 @@ from typing import Any
 from pretrain.track.legible import legible_count
 from probes.dynamics.decay import decay_of
 from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH, Evidence, gravest
-from probes.dynamics.expectation import FEWEST_CHECKPOINTS, WINDOWS, Expectation, Surprise, expect, pooled
-from probes.dynamics.noise import judged_value
+from probes.dynamics.expectation import Expectation, Surprise, expect, pooled
+from probes.dynamics.falls import FEWEST_BEFORE, Fall, falls_of, joint_fall, task_falls
+from probes.dynamics.oddities import counting, jump, louder, swapped
 from probes.dynamics.references import References, family_references
-from probes.dynamics.surface import relevant
+from probes.dynamics.standstill import no_learning_rate, unchanged
+from probes.dynamics.surprises import Changes, Windows, divergence, fell_behind, low_level, lowest
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 from probes.dynamics.watched import watch_list, why_nothing
 
-WATCH_FROM = 2.5
-ACT_FROM = 3.3
-"""Standard deviations below expectation, of all tasks of a domain or of the run together."""
-
-_FALLS_BEHIND_FROM = 2.0
-"""The same where the loss goes as expected: two records that disagree need less."""
-LEVEL_FROM = 3.0
 _EARLY_SHARE = 0.15
-"""Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation is called `act`."""
-
-_UNCHANGED_SERIES = 3
+"""Of a run: before that, warm-up and the first steep rise differ between recipes, and no deviation from expectation is
+called `act`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,61 +101,137 @@ def assess(
     """
     held = family_references(table, run) if references is None else References(table, list(references), {})
     chosen = held.names
-    seen = watch_list(table, run, chosen)
+    watch = watch_list(table, run, chosen)
     if expectation is None:
-        expectation = expect(table, run, seen.series, references=chosen)
-    tokens, facts = table.last_tokens(run), table.runs[run]
-    curves = [
-        curve
-        for one in expectation.surfaces
-        if (curve := table.get(run, one)) is not None and curve.tokens_C[-1] == tokens
-    ]
-    tasks = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
-    losses = [curve for curve in curves if curve.domain == LOSS_DOMAIN]
-    early = facts.total_tokens is not None and tokens < _EARLY_SHARE * facts.total_tokens
-    supported = expectation.supports(tokens) or not expectation.references
-    limit = ACT if supported and not early else WATCH
-    evidence = [
-        *_unchanged(table, run, tokens),
-        *_learning_rate(table, run, tokens),
-        *_decay(table, run),
-    ]
-    # One table for domains, all tasks and losses: each entry conditions a process on the run's own past.
-    changes = [
-        {curve.series: expectation.change(curve, window, total_tokens=facts.total_tokens) for curve in curves}
-        for window in WINDOWS
-    ]
-    levels = {curve.series: level for curve in tasks if (level := expectation.level(curve)) is not None}
-    judged = {one for by_series in changes for one, change in by_series.items() if change is not None} | set(levels)
-    loss_change = _worst_window(changes, losses)
-    loss_deviation = pooled(loss_change)
-    if loss_deviation <= -WATCH_FROM:
-        evidence.append(_loss_evidence(loss_change, loss_deviation, limit))
-    left_out = seen.left_out | {one: _why_not(table, run, one) for one in seen.series if one not in judged}
+        expectation = expect(table, run, watch.series, references=chosen)
+    look = _look(table, run, watch.series, expectation)
+    left_out = watch.left_out | {one: _why_not(look, one) for one in watch.series if one not in look.judged}
+    evidence = [*_of_run(look)]
     domains = []
-    for domain in dict.fromkeys(curve.domain for curve in tasks if curve.series in judged):
-        of_domain = [curve for curve in tasks if curve.domain == domain]
-        of_level = [levels[curve.series] for curve in of_domain if curve.series in levels]
-        state, found = _domain(domain, _worst_window(changes, of_domain), of_level, limit)
+    for domain in dict.fromkeys(curve.domain for curve in look.tasks if curve.series in look.judged):
+        state, found = _of_domain(look, domain)
         domains.append(state)
         evidence += found
-    domains += _unknown_domains(table, run, left_out, {state.domain for state in domains})
-    together = _worst_window(changes, tasks)
-    change = pooled(together)
-    evidence += _together(together, change, losses, loss_deviation, limit)
+    domains += _unknown_domains(look, left_out, {state.domain for state in domains})
     evidence.sort(key=lambda one: -VERDICTS.index(one.verdict))
     return State(
         run=run,
         step=max((int(curve.step_C[-1]) for curve in table.of_run(run)), default=-1),
-        tokens=tokens,
-        verdict=gravest((one.verdict for one in evidence), default=HEALTHY if judged else UNKNOWN),
-        basis=_basis(expectation, tokens),
+        tokens=look.tokens,
+        verdict=gravest((one.verdict for one in evidence), default=HEALTHY if look.judged else UNKNOWN),
+        basis=_basis(expectation, look.tokens, asked=bool(chosen)),
         domains=tuple(domains),
         evidence=tuple(evidence),
-        change=change,
-        unknown="" if judged else why_nothing(table, run, left_out),
+        change=pooled(lowest(look.windows(look.tasks))),
+        unknown="" if look.judged else why_nothing(table, run, left_out),
         no_references=held.left_out,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What is looked at in one run at its latest checkpoint, by every rule.
+
+    Attributes:
+        table: has the run.
+        run: its name.
+        tokens: of the checkpoint.
+        expectation: of the run.
+        tasks: curves of the watched tasks that were measured there.
+        losses: the same of losses.
+        changes: deviations from expectation.
+        falls: what is gone of what they had.
+        levels: deviations from runs of this size and token count, by series; where the references support it.
+    """
+
+    table: CurveTable
+    run: str
+    tokens: float
+    expectation: Expectation
+    tasks: Sequence[TaskCurve]
+    losses: Sequence[TaskCurve]
+    changes: Changes
+    falls: Sequence[Fall]
+    levels: Mapping[Series, Surprise]
+
+    @property
+    def judged(self) -> set[Series]:
+        """The series of which any rule can say anything."""
+        return self.changes.judged() | {fall.series for fall in self.falls} | set(self.levels)
+
+    @property
+    def early(self) -> bool:
+        """Whether the run is so young that no deviation from expectation is called `act`."""
+        total = self.table.runs[self.run].total_tokens
+        return total is not None and self.tokens < _EARLY_SHARE * total
+
+    def windows(self, curves: Sequence[TaskCurve]) -> Windows:
+        """The surprises of these curves together."""
+        return self.changes.of([curve for curve in curves if curve.series in self.expectation.surfaces])
+
+    def behind(self, windows: Windows, *, domain: str = "") -> list[Evidence]:
+        """What lies below expectation, by the thresholds that hold here."""
+        alone = not self.expectation.references
+        return fell_behind(windows, limit=WATCH if self.early else ACT, alone=alone, domain=domain)
+
+
+def _look(table: CurveTable, run: str, watched: Sequence[Series], expectation: Expectation) -> _Look:
+    tokens = table.last_tokens(run)
+    wanted = dict.fromkeys([*expectation.surfaces, *watched])
+    curves = [curve for one in wanted if (curve := table.get(run, one)) is not None and curve.tokens_C[-1] == tokens]
+    tasks = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
+    supported = tasks if expectation.supports(tokens) else []
+    return _Look(
+        table=table,
+        run=run,
+        tokens=tokens,
+        expectation=expectation,
+        tasks=tasks,
+        losses=[curve for curve in curves if curve.domain == LOSS_DOMAIN],
+        changes=Changes(expectation, curves, total_tokens=table.runs[run].total_tokens),
+        falls=falls_of(table, run, curves),
+        levels={c.series: level for c in supported if (level := expectation.level(c)) is not None},
+    )
+
+
+def _of_run(look: _Look) -> list[Evidence]:
+    """What concerns the run, a single task, or the losses."""
+    tasks, losses = look.windows(look.tasks), look.windows(look.losses)
+    several = len({curve.domain for curve in look.tasks}) > 1
+    return [
+        *unchanged(look.table, look.run, look.tokens),
+        *no_learning_rate(look.table, look.run, look.tokens),
+        *(joint_fall([fall for fall in look.falls if fall.domain != LOSS_DOMAIN]) if several else []),
+        *task_falls(look.falls),
+        *(look.behind(tasks) if several else []),
+        *look.behind(losses, domain=LOSS_DOMAIN),
+        *divergence(pooled(lowest(tasks)), look.losses, pooled(lowest(losses))),
+        *_decay(look.table, look.run),
+        *louder(look.tasks),
+        *swapped(look.tasks),
+        *counting(look.table, look.run),
+    ]
+
+
+def _of_domain(look: _Look, domain: str) -> tuple[DomainState, list[Evidence]]:
+    curves = [curve for curve in look.tasks if curve.domain == domain]
+    windows = look.windows(curves)
+    levels = [look.levels[curve.series] for curve in curves if curve.series in look.levels]
+    evidence = [
+        *joint_fall([fall for fall in look.falls if fall.domain == domain], domain=domain),
+        *look.behind(windows, domain=domain),
+        *low_level(domain, levels),
+        *([] if look.early else jump(domain, windows)),
+    ]
+    of_tasks = [one.verdict for one in task_falls(look.falls) if one.domain == domain]
+    state = DomainState(
+        domain=domain,
+        verdict=gravest([*of_tasks, *(one.verdict for one in evidence)]),
+        change=pooled(lowest(windows)),
+        level=pooled(levels),
+        tasks=tuple(levels or lowest(windows)),
+    )
+    return state, evidence
 
 
 def state_rows(state: State) -> list[dict[str, Any]]:
@@ -197,133 +267,6 @@ def state_rows(state: State) -> list[dict[str, Any]]:
     ] + [of_domain(domain) | {"reason": domain.unknown} for domain in state.domains if not domain.tasks]
 
 
-def _domain(
-    domain: str, worst: Sequence[Surprise], levels: Sequence[Surprise], limit: str
-) -> tuple[DomainState, list[Evidence]]:
-    change, level = pooled(worst), pooled(levels)
-    evidence = []
-    verdict = _verdict(change, limit)
-    if verdict != HEALTHY:
-        evidence.append(
-            Evidence(
-                kind="change",
-                verdict=verdict,
-                domain=domain,
-                deviation=change,
-                sentence=f"{domain} {_behind(worst, change)}",
-            )
-        )
-    if level <= -LEVEL_FROM:
-        latest = min(levels, key=lambda one: one.deviation)
-        evidence.append(
-            Evidence(
-                kind="level",
-                verdict=WATCH,
-                domain=domain,
-                deviation=level,
-                sentence=f"{domain} is {-level:.1f} deviations below runs of this size and token count "
-                f"({_seen(latest)})",
-            )
-        )
-    shown = tuple(levels) if levels else tuple(worst)
-    state = DomainState(
-        domain=domain,
-        verdict=gravest(one.verdict for one in evidence),
-        change=change,
-        level=level,
-        tasks=shown,
-    )
-    return state, evidence
-
-
-def _together(
-    together: Sequence[Surprise], change: float, losses: Sequence[TaskCurve], loss_deviation: float, limit: str
-) -> list[Evidence]:
-    """Evidence of all tasks, and of tasks against loss."""
-    evidence = []
-    verdict = _verdict(change, limit)
-    if verdict != HEALTHY:
-        evidence.append(
-            Evidence(
-                kind="change",
-                verdict=verdict,
-                deviation=change,
-                sentence=f"all tasks together {_behind(together, change)}",
-            )
-        )
-    improving = bool(losses) and all(
-        len(curve) > 1 and judged_value(curve)[-1] >= judged_value(curve)[-2] for curve in losses
-    )
-    if change <= -_FALLS_BEHIND_FROM and improving and loss_deviation > -1.0:
-        evidence.append(
-            Evidence(
-                kind="divergence",
-                verdict=WATCH,
-                deviation=change,
-                sentence=f"the loss improves as expected ({loss_deviation:+.1f}), the tasks do not ({change:+.1f}): "
-                "look at what the data now holds, and at the prompts",
-            )
-        )
-    return evidence
-
-
-def _worst_window(changes: Sequence[Mapping[Series, Surprise | None]], curves: Sequence[TaskCurve]) -> list[Surprise]:
-    """The surprises of the window in which these curves together are furthest below expectation.
-
-    Args:
-        changes: of each window, by series; None where nothing was to be expected.
-        curves: those looked at together; a window counts if all of them have a surprise in it.
-    """
-    found: list[list[Surprise]] = []
-    for by_series in changes:
-        surprises = [by_series[curve.series] for curve in curves]
-        known = [surprise for surprise in surprises if surprise is not None]
-        if known and len(known) == len(curves):
-            found.append(known)
-    return min(found, key=pooled) if found else []
-
-
-def _verdict(deviation: float, limit: str) -> str:
-    if not deviation <= -WATCH_FROM:
-        return HEALTHY
-    return limit if deviation <= -ACT_FROM else WATCH
-
-
-def _loss_evidence(surprises: Sequence[Surprise], deviation: float, limit: str) -> Evidence:
-    return Evidence(
-        kind="loss",
-        verdict=_verdict(deviation, limit),
-        domain=LOSS_DOMAIN,
-        deviation=deviation,
-        sentence=f"the loss {_behind(surprises, deviation)}",
-    )
-
-
-def _unchanged(table: CurveTable, run: str, tokens: float) -> list[Evidence]:
-    """Scores that are the same to the last bit are scores of the same weights."""
-    curves = [
-        curve
-        for curve in table.of_run(run)
-        if curve.tokens_C[-1] == tokens and len(curve) > 1 and curve.tokens_C[-2] > 0
-    ]
-    moving = [curve for curve in curves if curve.domain != LOSS_DOMAIN]
-    if len(moving) < _UNCHANGED_SERIES or any(curve.value_C[-1] != curve.value_C[-2] for curve in moving):
-        return []
-    sentence = (
-        f"all {len(moving)} scores are exactly those of step {moving[0].step_C[-2]:,}: the weights have not changed. "
-        "Look at the learning rate, at skipped steps, at which checkpoint was scored"
-    )
-    return [Evidence(kind="unchanged", verdict=ACT, sentence=sentence)]
-
-
-def _learning_rate(table: CurveTable, run: str, tokens: float) -> list[Evidence]:
-    curve = table.get(run, Series("train", "learning_rate"))
-    total = table.runs[run].total_tokens
-    if curve is None or curve.value_C[-1] > 0 or curve.tokens_C[-1] == 0 or (total and tokens >= 0.99 * total):
-        return []
-    return [Evidence(kind="learning rate", verdict=ACT, sentence="the learning rate is 0 before the end of the run")]
-
-
 def _decay(table: CurveTable, run: str) -> list[Evidence]:
     found = decay_of(table, run)
     if not found.decays:
@@ -332,47 +275,35 @@ def _decay(table: CurveTable, run: str) -> list[Evidence]:
     return [Evidence(kind="decay", verdict=WATCH, sentence=f"{found.reason} {how}")]
 
 
-def _behind(surprises: Sequence[Surprise], deviation: float) -> str:
-    furthest = min(surprises, key=lambda one: one.deviation)
-    over = "the last checkpoint" if furthest.window == 1 else f"the last {furthest.window} checkpoints"
-    return f"fell {-deviation:.1f} deviations below expectation over {over} (most of all {_seen(furthest)})"
-
-
-def _seen(surprise: Surprise) -> str:
-    return f"{surprise.series}: {surprise.seen:.4g}, expected {surprise.expected:.4g}"
-
-
-def _why_not(table: CurveTable, run: str, series: Series) -> str:
-    """Why a series that has left chance is not judged at the latest checkpoint."""
-    curve = table.get(run, series)
-    if curve is None or curve.tokens_C[-1] < table.last_tokens(run):
+def _why_not(look: _Look, series: Series) -> str:
+    """Why a series that is watched is not judged at the latest checkpoint."""
+    curve = look.table.get(look.run, series)
+    if curve is None or curve.tokens_C[-1] < look.tokens:
         return "not measured at the latest checkpoint"
-    count = len(relevant(curve, table.runs[run].total_tokens))
-    return (
-        f"{count} checkpoint{'' if count == 1 else 's'} after the very first ones, where {FEWEST_CHECKPOINTS} are "
-        "needed to hold a run against its own past"
-    )
+    count = len(curve.since_step(curve.first_steps(look.table.runs[look.run].total_tokens)))
+    if count > FEWEST_BEFORE:
+        return f"no rise above chance or its first scores by more than noise in {count} checkpoints"
+    several = f"{count} checkpoint{'' if count == 1 else 's'} after the very first ones"
+    return f"{several}, where {FEWEST_BEFORE + 1} are needed to hold a run against its own past"
 
 
-def _unknown_domains(
-    table: CurveTable, run: str, left_out: Mapping[Series, str], known: Collection[str]
-) -> list[DomainState]:
+def _unknown_domains(look: _Look, left_out: Mapping[Series, str], known: Collection[str]) -> list[DomainState]:
     """The domains of which no task is judged, with the reasons."""
     by_domain: dict[str, dict[Series, str]] = {}
     for one, reason in left_out.items():
-        curve = table.get(run, one)
+        curve = look.table.get(look.run, one)
         if curve is not None and curve.domain not in known and curve.domain != LOSS_DOMAIN:
             by_domain.setdefault(curve.domain, {})[one] = reason
     return [
-        DomainState(domain=domain, verdict=UNKNOWN, unknown=why_nothing(table, run, reasons))
+        DomainState(domain=domain, verdict=UNKNOWN, unknown=why_nothing(look.table, look.run, reasons))
         for domain, reasons in by_domain.items()
     ]
 
 
-def _basis(expectation: Expectation, tokens: float) -> str:
+def _basis(expectation: Expectation, tokens: float, *, asked: bool) -> str:
     if not expectation.references:
-        return "its own past"
+        return "its own past" + (", since no reference of known size has measured the same" if asked else "")
     text = f"{len(expectation.references)} run(s) of {legible_count(int(expectation.smallest_parameters))} to "
     text += f"{legible_count(int(expectation.largest_parameters))} parameters"
-    beyond = ", which this run is outside of in size or length: watched at most"
+    beyond = " (it is outside of them in size or length) and its own past"
     return text if expectation.supports(tokens) else text + beyond

@@ -36,6 +36,7 @@ class RunFacts:
         parameters: N; whether the input embedding counts is the source's choice, but one for a whole family.
         total_tokens: tokens of the whole run as planned; None if unknown.
         flops_per_token: training FLOPs of one token; None takes 6 N.
+        ramps_batch_size: whether its plan changes the tokens of a step.
     """
 
     name: str
@@ -43,6 +44,7 @@ class RunFacts:
     parameters: float | None = None
     total_tokens: float | None = None
     flops_per_token: float | None = None
+    ramps_batch_size: bool = False
 
     def flops(self, tokens_C: np.ndarray) -> np.ndarray:
         """Training FLOPs at these positions, float64 (6 N D overflows int64 from 7B × 1.5T tokens on)."""

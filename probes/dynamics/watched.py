@@ -37,7 +37,7 @@ class Watched:
 
 
 def watched(table: CurveTable, run: str, references: Sequence[str]) -> list[Series]:
-    """One series for each task that has left chance, and the losses; where there are references, those they have."""
+    """One series for each task that has left chance, by a metric of the references where they have one; and losses."""
     return list(watch_list(table, run, references).series)
 
 
@@ -51,32 +51,34 @@ def watch_list(table: CurveTable, run: str, references: Sequence[str]) -> Watche
     """
     known = [name for name in references if name in table.runs]
     by_task: dict[tuple[str, int], Series] = {}
-    losses, unreferenced = [], []
+    losses = []
+
+    def rank(one: Series) -> tuple[bool, int]:
+        return bool(known) and all(table.get(name, one) is None for name in known), _rank(one)
+
     for curve in table.of_run(run):
         one = curve.series
-        stands_for_task = plain(one.metric) in EARLIEST_FIRST and curve.task != MEAN_TASK and is_ability(curve)
-        if not is_loss(curve) and not stands_for_task:
-            continue
-        if known and not any(table.get(name, one) is not None for name in known):
-            unreferenced.append(one)
-        elif is_loss(curve):
+        if is_loss(curve):
             losses.append(one)
-        else:
-            key = (one.task, one.num_fewshot)
-            held = by_task.get(key)
-            if held is None or _rank(one) < _rank(held):
-                by_task[key] = one
-    guessed = at_chance(_until_the_best(table, run), list(by_task.values()), references=known, run=run)
+        elif plain(one.metric) in EARLIEST_FIRST and curve.task != MEAN_TASK and is_ability(curve):
+            held = by_task.get((one.task, one.num_fewshot))
+            if held is None or rank(one) < rank(held):
+                by_task[one.task, one.num_fewshot] = one
+    guessed = at_chance(until_the_best(table, run), list(by_task.values()), references=known, run=run)
     left_out = {one: f"{reason.removesuffix('.')} ({_count(table, run, one)})" for one, reason in guessed.items()}
-    left_out |= {
-        one: "no reference has measured it" for one in unreferenced if (one.task, one.num_fewshot) not in by_task
-    }
     return Watched([*(one for one in by_task.values() if one not in guessed), *losses], left_out)
 
 
 def is_loss(curve: TaskCurve) -> bool:
     """Whether a curve is a language-modelling loss: held-out text or training."""
     return curve.domain == LOSS_DOMAIN and curve.lower_is_better
+
+
+def until_the_best(table: CurveTable, run: str) -> CurveTable:
+    """The table with each curve of a run cut after its best mean of three, the latest checkpoint left out."""
+    return CurveTable(
+        table.runs.values(), [_cut(curve, table) if curve.run == run else curve for curve in table.curves]
+    )
 
 
 def why_nothing(table: CurveTable, run: str, left_out: Mapping[Series, str]) -> str:
@@ -113,13 +115,6 @@ def _count(table: CurveTable, run: str, series: Series) -> str:
 def _some(tasks: Sequence[str]) -> str:
     more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
     return ", ".join(tasks[:3]) + more
-
-
-def _until_the_best(table: CurveTable, run: str) -> CurveTable:
-    """The table with each curve of the run cut after its best mean of three, the latest checkpoint left out."""
-    return CurveTable(
-        table.runs.values(), [_cut(curve, table) if curve.run == run else curve for curve in table.curves]
-    )
 
 
 def _cut(curve: TaskCurve, table: CurveTable) -> TaskCurve:

@@ -16,7 +16,9 @@ RUN, OTHERS = RUNS[2], [*RUNS[:2], *RUNS[3:]]
 
 
 def surprise(deviation):
-    return Surprise(series=SERIES[0], domain="knowledge", window=1, deviation=deviation, seen=0.5, expected=0.5)
+    return Surprise(
+        series=SERIES[0], domain="knowledge", window=1, deviation=deviation, confirmed=np.inf, seen=0.5, expected=0.5
+    )
 
 
 @pytest.fixture(scope="module")

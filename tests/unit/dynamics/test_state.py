@@ -8,27 +8,23 @@ from probes.dynamics.evidence import ACT, HEALTHY, UNKNOWN, VERDICTS, WATCH
 from probes.dynamics.expectation import expect
 from probes.dynamics.published import pythia
 from probes.dynamics.references import read_references
-from probes.dynamics.state import WATCH_FROM, assess, state_rows
+from probes.dynamics.state import assess, state_rows
+from probes.dynamics.surprises import WATCH_FROM
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, RunFacts, Series
 from probes.dynamics.watched import is_loss, watched
 from tests.support.curve_family import (
     LAWS,
     LOSS,
-    SIZES,
     STEPS,
     TOTAL_TOKENS,
     changed,
     family,
-    run_of,
     with_values,
     write_csv,
 )
+from tests.support.curve_faults import NOW, OTHERS, RUN, RUNS, TASKS, at, drop, fault
 
-RUNS = [run_of(size) for size in SIZES]
-RUN, OTHERS = RUNS[2], [*RUNS[:2], *RUNS[3:]]
-NOW = 93_000
 EARLY = 13_000
-TASKS = {law.task: law for law in LAWS if law is not LOSS}
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +35,6 @@ def whole():
 @pytest.fixture(scope="module")
 def expectation(whole):
     return expect(whole, RUN, watched(whole, RUN, OTHERS), references=OTHERS)
-
-
-def at(table, step, *, run=RUN):
-    return table.until(run, step * 2e6)
-
-
-def fault(table, change, *, tasks=tuple(TASKS), step=NOW, last=1, run=RUN):
-    """The table at a step, the last checkpoints of these tasks of the run as `change(judged_C, late_C)` has them."""
-
-    def with_fault(curve):
-        if curve.run != run or curve.task not in tasks:
-            return curve
-        late_C = np.arange(len(curve)) >= len(curve) - last
-        sign = -1.0 if curve.lower_is_better else 1.0
-        return with_values(curve, sign * change(sign * curve.value_C, late_C))
-
-    return changed(at(table, step, run=run), with_fault)
-
-
-def drop(share, *, of=0.25):
-    return lambda value_C, late_C: value_C - late_C * share * (value_C - of)
 
 
 def stands_still(value_C, late_C):
@@ -101,7 +76,7 @@ def test_healthy_simulated_runs_are_never_called_act_and_seldom_watch():
 def test_a_drop_of_all_tasks_is_called_with_its_numbers(whole, expectation):
     state = state_of(fault(whole, drop(0.15)), expectation)
     assert state.verdict == ACT and kinds(state)["change"] == 3, "two domains and all together"
-    together = next(one for one in state.evidence if one.domain == "")
+    together = next(one for one in state.evidence if one.domain == "" and one.kind == "change")
     assert together.sentence.startswith(f"all tasks together fell {-together.deviation:.1f} deviations below expect")
     assert "over the last checkpoint (most of all " in together.sentence
     assert together.deviation == state.change < -5
@@ -241,18 +216,18 @@ def test_a_run_far_below_its_size_all_along_is_watched_for_its_level(whole, expe
 
 
 @pytest.mark.parametrize("beyond", ["size", "tokens"])
-def test_outside_the_support_of_the_references_deviations_are_at_most_watched(whole, beyond):
+def test_outside_the_support_of_the_references_a_fall_is_called_act_and_no_level_is_judged(whole, beyond):
     if beyond == "size":
         run, table, references = RUNS[4], whole, RUNS[:3]
     else:
         run, references = RUN, OTHERS
         table = changed(whole, lambda c: c if c.run == RUN else c.until(0.4 * TOTAL_TOKENS))
-    faulty = fault(table, drop(0.6), run=run)
-    state = assess(faulty, run, references=references)
-    assert state.verdict == WATCH and state.change < -3.3
-    assert state.basis.endswith(", which this run is outside of in size or length: watched at most")
-    inside = assess(fault(whole, drop(0.6)), RUN, references=OTHERS)
-    assert inside.verdict == ACT and "outside" not in inside.basis
+    # From what references and the run's own past make expected, before the task has lost a fifth of what it had.
+    state = assess(fault(table, drop(0.15), run=run), run, references=references)
+    assert state.verdict == ACT and "change" in {one.kind for one in state.evidence if one.verdict == ACT}
+    assert state.basis.endswith("parameters (it is outside of them in size or length) and its own past")
+    assert all(np.isnan(domain.level) for domain in state.domains)
+    assert assess(at(table, NOW, run=run), run, references=references).verdict == HEALTHY
 
 
 def test_in_the_first_15_percent_deviations_are_at_most_watched(whole, expectation):
@@ -272,16 +247,16 @@ def test_without_references_a_run_is_held_against_its_own_past(whole):
 
 
 def test_references_are_by_default_the_finished_smaller_runs_of_the_family(whole):
-    assert assess(at(whole, NOW), RUN).basis.startswith("2 run(s) of 400M to 800M parameters, which this run is outsi")
+    assert assess(at(whole, NOW), RUN).basis.startswith("2 run(s) of 400M to 800M parameters (it is outside ")
     assert assess(at(whole, NOW, run=RUNS[0]), RUNS[0]).basis == "its own past"
 
 
 def test_too_few_checkpoints_are_unknown_with_their_number(whole):
     alone = whole.select(runs=[RUN])
-    assert assess(at(alone, 73_000), RUN).verdict == HEALTHY, "the ninth checkpoint from half a percent on"
-    state = assess(at(alone, 63_000), RUN)
+    assert assess(at(alone, 43_000), RUN).verdict == HEALTHY, "the sixth checkpoint after the very first"
+    state = assess(at(alone, 33_000), RUN)
     assert (state.verdict, state.evidence) == (UNKNOWN, ()) and np.isnan(state.change)
-    few = "8 checkpoints after the very first ones, where 9 are needed to hold a run against its own past"
+    few = "5 checkpoints after the very first ones, where 6 are needed to hold a run against its own past"
     assert state.summary == f"unknown: nothing is judged. alpha, beta, gamma and 2 more: {few}"
     assert {domain.domain: (domain.verdict, domain.unknown) for domain in state.domains} == {
         "knowledge": (UNKNOWN, f"alpha, beta: {few}"),
@@ -323,11 +298,21 @@ def test_a_domain_that_is_still_guessed_is_unknown_beside_one_that_is_judged(who
     assert next(domain.unknown for domain in state.domains if domain.unknown).startswith("alpha, beta: at chance")
 
 
-def test_what_no_reference_has_measured_is_said_to_be_so(whole):
+def test_what_no_reference_has_measured_is_held_against_the_own_past(whole):
     other = changed(whole, lambda c: replace(c, task=f"new_{c.task}") if c.run == RUN else c)
     state = assess(at(other, NOW), RUN, references=OTHERS)
-    assert state.verdict == UNKNOWN
-    assert state.summary.endswith("new_alpha, new_beta, new_gamma and 2 more: no reference has measured it")
+    assert state.summary == (
+        "healthy: as expected from its own past, since no reference of known size has measured the same"
+    )
+    assert assess(at(other, 33_000), RUN, references=OTHERS).verdict == UNKNOWN
+
+
+def test_one_task_that_no_reference_has_measured_is_judged_beside_the_others(whole, expectation):
+    def renamed(curve):
+        return replace(curve, task="new") if curve.run == RUN and curve.task == "alpha" else curve
+
+    state = assess(changed(fault(whole, drop(1.0)), renamed), RUN, references=OTHERS, expectation=expectation)
+    assert any(one.kind == "fall" and one.sentence.startswith("new lost ") for one in state.evidence)
 
 
 def test_metrics_that_are_never_judged_are_named(whole):
@@ -411,7 +396,7 @@ def test_references_from_further_paths_are_their_finished_runs_that_do_not_decay
 
 def test_another_run_of_the_same_name_is_no_reference_and_not_taken_for_the_one_judged(whole, tmp_path):
     own = at(whole.select(runs=[RUN]), NOW)
-    other = changed(whole.select(runs=[*OTHERS, RUN]), lambda c: with_values(c, c.value_C - 0.1) if c.run == RUN else c)
+    other = changed(whole.select(runs=[*OTHERS, RUN]), lambda c: with_values(c, 0.9 * c.value_C) if c.run == RUN else c)
     read = read_references(own, [str(write_csv(other, tmp_path / "others.csv"))])
     assert read.names == OTHERS
     assert read.left_out == {RUN: "it has the name of another run that is judged: give one of them another name"}

@@ -9,7 +9,8 @@ import pytest
 
 from probes.__main__ import main
 from probes.dynamics.load import load_curves
-from probes.dynamics.state import ACT_FROM, WATCH_FROM, assess, state_rows
+from probes.dynamics.state import assess, state_rows
+from probes.dynamics.surprises import ACT_FROM, WATCH_FROM
 from tests.support.curve_family import SIZES, STEPS, changed, family, run_of, with_values, write_csv
 
 RUNS = [run_of(size) for size in SIZES]
@@ -86,7 +87,7 @@ def test_change_and_level_are_explained_below_their_table(whole, others, tmp_pat
     main(["state", str(write_run(whole, tmp_path / "run.csv")), "--references", str(others)])
     *_, unit, change, level = capsys.readouterr().out.splitlines()
     assert unit.startswith("change and level are in standard deviations: below 0 is worse than expected.")
-    assert f"From {-WATCH_FROM:g} down it calls for watch, from {-ACT_FROM:g} down for act." in change
+    assert f"From {-WATCH_FROM:g} down it calls for watch, from {-ACT_FROM:g} down for act (" in change
     assert level.startswith("level: the latest scores against runs of this size and token count")
 
 
@@ -111,7 +112,10 @@ def test_a_run_alone_is_held_against_its_own_past(whole, tmp_path, capsys):
 def test_runs_among_the_paths_are_references_if_smaller(whole, others, tmp_path, capsys):
     path = write_run(whole, tmp_path / "run.csv")
     assert main(["state", str(path), str(others), "--run", RUN]) == 0
-    assert "as expected from 2 run(s) of 400M to 800M parameters, which this run is outside" in capsys.readouterr().out
+    assert (
+        "as expected from 2 run(s) of 400M to 800M parameters (it is outside of them in size or length)"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_cannot_be_a_reference_is_named_with_the_reason(whole, tmp_path, capsys):
@@ -138,14 +142,11 @@ def test_decay_of_pythia_70m_is_said(capsys):
     assert "tasks that had risen have lost part of what they had: " in printed and ": healthy" not in printed
 
 
-def test_references_that_measured_nothing_the_same_are_said_to_be_none(whole, tmp_path, capsys):
+def test_references_that_measured_nothing_the_same_leave_the_own_past(whole, tmp_path, capsys):
     path = write_run(whole, tmp_path / "run.csv")
-    assert main(["state", str(path), "--references", "published:pythia"]) == 5
+    assert main(["state", str(path), "--references", "published:pythia"]) == 0
     printed = capsys.readouterr().out
-    assert "change:" not in printed
-    unreferenced = "alpha, beta, gamma and 2 more: no reference has measured it"
-    assert f"unknown: nothing is judged. {unreferenced}" in printed
-    assert "as expected" not in printed
+    assert "healthy: as expected from its own past, since no reference of known size has measured the same" in printed
 
 
 @pytest.mark.parametrize(
