@@ -14,6 +14,8 @@ from pretrain.errors import ProbeError
 from probes.commands.show_table import loader, print_table, write_rows
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from probes.dynamics.beside_original import Beside
     from probes.dynamics.table import CurveTable
 
@@ -43,7 +45,8 @@ def print_beside(table: CurveTable, runs: Sequence[str], options: argparse.Names
     from probes.dynamics.beside_original import LEVEL, sentence, summary
 
     rows: list[dict[str, Any]] = []
-    for found in beside_originals(table, runs, options):
+    every = beside_originals(table, runs, options)
+    for found in every:
         print(f"{found.run} beside {found.original.title} at equal tokens:")
         for task in found.tasks:
             print(f"  {sentence(task)}")
@@ -60,8 +63,14 @@ def print_beside(table: CurveTable, runs: Sequence[str], options: argparse.Names
         print(f"band: half width of what noise and rounding do to a difference with {LEVEL:.0%}.\n")
         rows += of_run
     if options.output is not None:
-        write_rows(rows, options.output)
+        write_rows(rows, options.output, figure=lambda: _figure(every))
     return 0
+
+
+def _figure(found: Sequence[Beside]) -> Figure:
+    from probes.curves.draw.beside import draw_beside
+
+    return draw_beside(found)
 
 
 def beside_originals(table: CurveTable, runs: Sequence[str], options: argparse.Namespace) -> list[Beside]:

@@ -1,47 +1,133 @@
-"""A curve's future from its own past alone, for runs without references; and the simple ways others must beat.
+"""The future of a run's curves from their own past alone; and the simple ways that it must beat.
 
-The mean of four: a power law fitted freely and one held by weak priors, the line through the last four checkpoints in
-log tokens and the same with six tenths of its slope. On Pythia each is wrong in another way. All in judged units
-(`probes.dynamics.noise.judged_value`).
+What a score lacks to the best possible one falls as a power of tokens: a line in the logarithms, in which late
+checkpoints weigh more. Its exponent is held near those of the run's other tasks, because three noisy scores do not say
+one. The best possible is 1 for scores, and three quarters of the lowest loss so far. On Pythia, thinned to a few
+checkpoints or whole, on Amber and on the OLMo ladder it errs less than lines and power laws with a free floor. All in
+judged units (`probes.dynamics.noise.judged_value`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import optimize
 
-from probes.dynamics.noise import judged_value, noise_of
+from probes.dynamics.noise import STDERR_SHARE, judged_stderr, judged_value, noise_of
 from probes.dynamics.surface import Band
-from probes.dynamics.table import TaskCurve
+from probes.dynamics.table import Series, TaskCurve
 
-FEWEST = 4
-"""Checkpoints below which nothing is said."""
+FEWEST = 2
+"""Checkpoints below which nothing is said: one score has no slope."""
 
+FURTHEST = 10.0
+"""Times the tokens seen beyond which nothing is said."""
+
+_MEMORY = 0.5
+_LONG_MEMORY = 1.0
+SHORT_CURVE = 5
+"""A checkpoint's weight falls by e over `_MEMORY` in the logarithm of tokens, in curves of fewer than `SHORT_CURVE`
+checkpoints over `_LONG_MEMORY`: a slope from two scores is mostly noise."""
+
+_SCATTER = 0.012
+"""Of a score about its power law, at least."""
+_EXPONENTS_SPREAD = 0.04
+"""Standard deviation between the exponents of one run's tasks."""
+_TRUST_IN_GAIN = 0.2
+"""Standard deviation of what is still to come, as a share of what is predicted of it. This and the numbers above were
+chosen on Pythia's standard sets, on Amber and on the OLMo
+ladder's runs at 1 and 2 times Chinchilla's tokens."""
+
+_SMALLEST_DISTANCE = 1e-3
+_LOSS_FLOOR = 0.75
+"""Of the lowest loss so far, which no further training goes below; in nats or bits."""
 _LINE_OVER = 4
 _DAMPING = 0.6
-_TRUST_IN_GAIN = 0.3
-"""Standard deviation of what is still to come, as a share of what is predicted of it; a first guess, not tuned."""
 
 
-def extrapolate(curve: TaskCurve, tokens: float) -> Band:
-    """The score at a later position.
+def extrapolate(curves: Mapping[Series, TaskCurve], tokens: float) -> dict[Series, Band]:
+    """The scores of one run at a later position.
 
     Args:
-        curve: at least `FEWEST` checkpoints, none at 0 tokens; the very first ones left out (`surface.relevant`).
+        curves: each of at least `FEWEST` checkpoints, none at 0 tokens; the very first ones left out
+            (`surface.relevant`).
         tokens: the position.
     """
-    ways = np.array(
-        [
-            power_law(curve, tokens),
-            power_law(curve, tokens, prior=True),
-            line(curve, tokens),
-            damped_line(curve, tokens),
-        ]
+    lines = {one: _line_of(curve) for one, curve in curves.items()}
+    found = {}
+    for one, curve in curves.items():
+        alike = [lines[other] for other in curves if _kind(curves[other]) == _kind(curve)]
+        found[one] = _continued(curve, lines[one], alike, tokens)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """log(best possible − score) = height − exponent · (log tokens − centre).
+
+    Attributes:
+        exponent: by weighted least squares.
+        variance: of the exponent.
+        height: at the centre.
+        centre: weighted mean of log tokens.
+    """
+
+    exponent: float
+    variance: float
+    height: float
+    centre: float
+
+    def bent_to(self, others: list[_Line]) -> _Line:
+        """With the exponent that is most probable given those of the run's other tasks, this one's among them."""
+        exponents = np.array([line.exponent for line in others])
+        weights = 1.0 / (np.array([line.variance for line in others]) + _EXPONENTS_SPREAD**2)
+        typical, precision = float(weights @ exponents / weights.sum()), 1.0 / self.variance
+        if len(others) > 1:
+            held = precision + 1.0 / _EXPONENTS_SPREAD**2
+            exponent = (precision * self.exponent + typical / _EXPONENTS_SPREAD**2) / held
+            return _Line(exponent, 1.0 / held, self.height, self.centre)
+        return self
+
+
+def _kind(curve: TaskCurve) -> str:
+    """Curves of one kind may have similar exponents: all scores, and each kind of loss."""
+    return curve.metric if curve.lower_is_better else ""
+
+
+def _best_possible(curve: TaskCurve) -> float:
+    return _LOSS_FLOOR * float(judged_value(curve).max()) if curve.lower_is_better else 1.0
+
+
+def _distance(curve: TaskCurve) -> np.ndarray:
+    return np.maximum(_best_possible(curve) - judged_value(curve), _SMALLEST_DISTANCE)
+
+
+def _line_of(curve: TaskCurve) -> _Line:
+    position_C, distance_C = np.log(curve.tokens_C), _distance(curve)
+    memory = _LONG_MEMORY if len(curve) < SHORT_CURVE else _MEMORY
+    # Scores, not their logarithms, scatter evenly.
+    weight_C = np.exp((position_C - position_C[-1]) / memory) * distance_C**2
+    centre, height = (float(weight_C @ x_C / weight_C.sum()) for x_C in (position_C, np.log(distance_C)))
+    lever_C = weight_C * (position_C - centre)
+    lever_C /= lever_C @ (position_C - centre)
+    of_items_C = judged_stderr(curve)[np.isfinite(curve.stderr_C)]
+    scatter = max(_SCATTER, STDERR_SHARE * float(of_items_C.mean()) if len(of_items_C) else 0.0)
+    return _Line(
+        -float(lever_C @ np.log(distance_C)), float(np.sum((lever_C * scatter / distance_C) ** 2)), height, centre
     )
-    value, noise = float(ways.mean()), noise_of(curve)
-    present = float(judged_value(curve)[-3:].mean())
-    deviation = float(np.hypot(ways.std(), _TRUST_IN_GAIN * abs(value - present)))
-    deviation = float(np.hypot(deviation, noise / np.sqrt(3)))
+
+
+def _continued(curve: TaskCurve, line: _Line, alike: list[_Line], tokens: float) -> Band:
+    line, reach = line.bent_to(alike), float(np.log(tokens))
+    distance = float(np.exp(line.height - line.exponent * (reach - line.centre)))
+    value, last_C = _best_possible(curve) - distance, judged_value(curve)[-3:]
+    noise = noise_of(curve)
+    noise = noise if np.isfinite(noise) else _SCATTER
+    slope = distance * np.sqrt(line.variance) * (reach - line.centre)
+    gain = _TRUST_IN_GAIN * abs(value - float(last_C.mean()))
+    deviation = float(np.linalg.norm([slope, gain, noise / np.sqrt(len(last_C))]))
     return Band(np.array([value]), np.array([deviation]), np.array([[deviation**2 + noise**2]]))
 
 
@@ -64,23 +150,16 @@ def damped_line(curve: TaskCurve, tokens: float) -> float:
     return line(curve, tokens, damping=_DAMPING)
 
 
-def power_law(curve: TaskCurve, tokens: float, *, prior: bool = False) -> float:
-    """A power law, bound − score = B D^−β + E by soft-L1 least squares; B, β, E ≥ 0.
-
-    Args:
-        curve: what has been seen.
-        tokens: where.
-        prior: hold the parameters by log-normal priors, for short curves.
-    """
+def power_law(curve: TaskCurve, tokens: float) -> float:
+    """A power law, bound − score = B D^−β + E by soft-L1 least squares; B, β, E ≥ 0."""
     bound = 0.0 if curve.lower_is_better else 1.0
     distance_C, tokens_C = bound - judged_value(curve), curve.tokens_C / curve.tokens_C[-1]
     lowest, spread = float(distance_C.min()), max(float(np.ptp(distance_C)), 1e-6)
     centre = np.log([0.3 * spread, 0.3, max(0.7 * abs(lowest), 1e-6)])
-    weight = np.array([1.0, 2.0, 2.0]) if prior else np.full(3, 1e-3)
 
     def residual(parameters: np.ndarray) -> np.ndarray:
         b, beta, floor = np.exp(parameters)
-        return np.concatenate([(b * tokens_C**-beta + floor - distance_C) / 0.01, weight * (parameters - centre)])
+        return np.concatenate([(b * tokens_C**-beta + floor - distance_C) / 0.01, 1e-3 * (parameters - centre)])
 
     starts = [centre + np.array([0.0, np.log(exponent / 0.3), 0.0]) for exponent in (0.1, 0.3, 0.6)]
     bounds = (centre - 12.0, centre + np.array([6.0, np.log(3.0 / 0.3), 3.0]))

@@ -22,6 +22,9 @@ from probes.dynamics.table import CurveTable
 
 _MOST_LISTED = 12
 
+_FAR_SMALLER = 50.0
+"""Times smaller than a run: a reference beyond that teaches it little, and Pythia's smallest teach a wrong end."""
+
 
 @dataclass(frozen=True, slots=True)
 class References:
@@ -88,7 +91,7 @@ def family_references(table: CurveTable, run: str) -> References:
     """The references of a run for which none are named: smaller runs of its family, smallest first.
 
     Runs that decay (Pythia's 70M and 160M do, past 100,000 steps) teach a larger one a wrong end: they are left out,
-    like those that are not finished.
+    like those that are not finished, and as long as two others remain those that are fifty times smaller or more.
     """
     own = table.runs[run]
     smaller = [
@@ -97,6 +100,12 @@ def family_references(table: CurveTable, run: str) -> References:
         if facts.family == own.family and (facts.parameters or np.inf) < (own.parameters or 0.0)
     ]
     left_out = why_not(table, table.by_size(smaller))
+    size = own.parameters or 0.0
+    far = [
+        name for name in smaller if name not in left_out and (table.runs[name].parameters or 0.0) * _FAR_SMALLER <= size
+    ]
+    if len(smaller) - len(left_out) - len(far) >= 2:
+        left_out |= dict.fromkeys(far, f"it is {_FAR_SMALLER:.0f} times smaller or more, and others are nearer")
     return References(table, [name for name in table.by_size(smaller) if name not in left_out], left_out)
 
 

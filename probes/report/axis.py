@@ -37,7 +37,7 @@ class TokenAxis:
         start = first_drawn if zero else min(min(positive), max(positive) * 0.5)
         return cls(start, float(max(positive, default=tokens_per_step)), zero)
 
-    def place(self, tokens: int) -> float:
+    def place(self, tokens: float) -> float:
         """Where a position is drawn."""
         return float(tokens) if tokens > 0 else self.start_tokens
 

@@ -159,7 +159,7 @@ def value_axis(axes: Axes, metric: str) -> None:
 
 def draw_curve(axes: Axes, axis: TokenAxis, curve: TaskCurve, **looks: Any) -> Any:
     """Draws the scores of a curve over tokens; its line."""
-    (line,) = axes.plot([axis.place(int(tokens)) for tokens in curve.tokens_C], curve.value_C, **looks)
+    (line,) = axes.plot([axis.place(tokens) for tokens in curve.tokens_C], curve.value_C, **looks)
     return line
 
 

@@ -62,7 +62,7 @@ def _axis(panel: Axes, compared: Comparison, curves: list[TaskCurve]) -> list[np
     """Makes the x axis the one that the runs are aligned by; where the checkpoints of each curve lie on it."""
     if compared.axis == "tokens":
         axis = token_axis(panel, [tokens for curve in curves for tokens in curve.tokens_C])
-        return [np.array([axis.place(int(tokens)) for tokens in curve.tokens_C]) for curve in curves]
+        return [np.array([axis.place(tokens) for tokens in curve.tokens_C]) for curve in curves]
     places = [positions(compared.table, curve, axis=compared.axis, loss=compared.loss) for curve in curves]
     if compared.axis == "loss":
         label_axis(panel, x="loss (lower is to the right)")

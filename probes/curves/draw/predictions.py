@@ -68,7 +68,7 @@ def _draw_final(panel: Axes, found: Predictions, one: Prediction, others: Sequen
         handles["scores so far"] = draw_curve(
             panel, axis, curve, color=INK, marker="o", markersize=2.5, linewidth=1.2, zorder=4
         )
-    place = axis.place(int(one.tokens))
+    place = axis.place(one.tokens)
     handles[f"prediction, {LEVEL:.0%} interval"] = panel.errorbar(
         [place],
         [one.value],
@@ -96,7 +96,7 @@ def _draw_unseen(panel: Axes, found: Predictions, one: UnseenTask, others: Seque
     shown = [*others, *([measured] if measured is not None else [])]
     axis = token_axis(panel, [*one.tokens_Q, *(tokens for each in shown for tokens in each.tokens_C)])
     handles = _faint(panel, axis, others)
-    places = [axis.place(int(tokens)) for tokens in one.tokens_Q]
+    places = [axis.place(tokens) for tokens in one.tokens_Q]
     band = panel.fill_between(places, one.low_Q, one.high_Q, color=_RED, alpha=0.25, linewidth=0, zorder=3)
     (line,) = panel.plot(places, one.value_Q, color=_RED, marker="D", markersize=3, linewidth=1.4, zorder=5)
     handles[f"prediction, {LEVEL:.0%} interval"] = (band, line)

@@ -55,7 +55,7 @@ def _draw_task(panel: Axes, task: Surprise, curve: TaskCurve) -> dict[str, Any]:
     axis = token_axis(panel, curve.tokens_C)
     seen = draw_curve(panel, axis, curve, color=INK, marker="o", markersize=2.5, linewidth=1.1, zorder=3)
     window_C = np.arange(len(curve)) >= len(curve) - task.window
-    place = float(np.exp(np.mean(np.log([axis.place(int(tokens)) for tokens in curve.tokens_C[window_C]]))))
+    place = float(np.exp(np.mean(np.log([axis.place(tokens) for tokens in curve.tokens_C[window_C]]))))
     expected = panel.errorbar(
         [place],
         [task.expected],

@@ -45,7 +45,7 @@ def draw_trust(found: Trust, *, limit: int) -> Chart:
         name = "trusted" if one.trusted else "not trusted"
         handles[name] = draw_curve(panel, axis, curve, marker="o" if one.trusted else "x", markersize=2.8, **look)
         low_C, high_C = noise_band(curve, one)
-        places = [axis.place(int(tokens)) for tokens in curve.tokens_C]
+        places = [axis.place(tokens) for tokens in curve.tokens_C]
         band = panel.fill_between(places, low_C, high_C, color=look["color"], alpha=0.18, linewidth=0)
         handles[f"band of {_DEVIATIONS:g} deviations of its noise"] = band
         handles |= {"guessing": line} if (line := draw_chance(panel, curve.chance)) is not None else {}

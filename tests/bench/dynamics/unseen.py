@@ -1,5 +1,9 @@
 """A task nobody measured on these sizes, from its siblings: OLMo's ladder and Pythia's question answering.
 
+Parts of one benchmark are asked about too, from its other parts alone: MMLU's on the ladder, and CrowS-Pairs' on Pythia
+(English; differences of log-likelihoods in nats). How far siblings are believed beside the loss alone was chosen on the
+ladder's accuracies and on Pythia's standard data.
+
 Baselines: the mean of the domain's other tasks, rescaled to the task by a line; the nearest size at the same tokens;
 the scores other runs had at the same loss (the mean of the nearest, or a parabola, whichever is better). The ladder's
 curves are averaged over five checkpoints, as its authors do before they fit scores.
@@ -7,12 +11,13 @@ curves are averaged over five checkpoints, as its authors do before they fit sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from probes.dynamics.gp import Process
 from probes.dynamics.published import olmo_ladder, pythia
 from probes.dynamics.siblings import SINCE_SHARE, Rows, UnseenTask, aligned, predict_unseen
 from probes.dynamics.surface import EARLIEST_SHARE
@@ -25,6 +30,7 @@ _C4 = Series("c4_en-validation", "ce_loss")
 _KNOWLEDGE = ("mmlu", "arc", "boolq", "openbookqa")
 """The ladder's thirteen tasks in two domains: these, and commonsense."""
 _QUESTION_ANSWERING = ("piqa", "arc_easy", "arc_challenge", "sciq")
+_CROWS_PAIRS = "crows_pairs_english_"
 _NEAREST = 5
 _AVERAGE = 5
 
@@ -39,9 +45,19 @@ def figures(*, quick: bool) -> dict[str, Any]:
     }
     answering = {"steps ≥ 1,000": _pythia(1_000), "steps ≥ 3,000": _pythia(3_000)}
     mmlu = _mmlu()
+    parts = {
+        f"OLMo ladder, MMLU's parts, {metric}, smaller sizes": _ladder(metric, "smaller sizes", only="mmlu")
+        for metric in ("accuracy", "bits per byte")
+        if not quick
+    }
+    parts |= {
+        f"Pythia {name}, CrowS-Pairs' parts, smaller sizes": _crows_pairs(deduped=name == "deduped")
+        for name in ("standard", "deduped")
+    }
     return {
         "ladder": ladder,
         "pythia_question_answering": answering,
+        "parts_of_one_benchmark": parts,
         "pythia_mmlu": mmlu,
         "leave_one_out_ratio": max(
             found["predicted"] / min(found["domain_mean"], found["last_value"]) for found in ladder.values()
@@ -55,24 +71,34 @@ def table(figures: Mapping[str, Any]) -> str:
     """One row for each setting."""
     named = [(f"OLMo ladder, {name}", found) for name, found in figures["ladder"].items()]
     named += [(f"Pythia, smaller sizes, {name}", found) for name, found in figures["pythia_question_answering"].items()]
+    named += list(figures["parts_of_one_benchmark"].items())
     rows = [
         [
             name,
             found["domain_mean"],
             found["last_value"],
             found["same_loss"],
+            found["loss_alone"],
             found["predicted"],
             f"{found['coverage_80']:.2f}",
         ]
         for name, found in named
     ]
-    head = ["a task unseen", "domain mean, rescaled", "nearest size", "same loss", "predicted", "80% held"]
+    head = [
+        "a task unseen",
+        "domain mean, rescaled",
+        "nearest size",
+        "same loss",
+        "loss alone",
+        "predicted",
+        "80% held",
+    ]
     return markdown(head, rows)
 
 
-def _ladder(metric: str, mode: str) -> dict[str, Any]:
+def _ladder(metric: str, mode: str, *, only: str = "") -> dict[str, Any]:
     whole = olmo_ladder()
-    tasks = _ladder_tasks(whole, metric)
+    tasks = [one for one in _ladder_tasks(whole, metric) if one.task.startswith(only)]
     collected = _Collected()
     for size in _LADDER_SIZES[1:] if mode == "smaller sizes" else _LADDER_SIZES:
         own = [run for run in _LADDER if run.startswith(size + "-")]
@@ -82,6 +108,7 @@ def _ladder(metric: str, mode: str) -> dict[str, Any]:
             for run in _LADDER
             if run not in own and (mode != "smaller sizes" or (whole.runs[run].parameters or 0.0) < limit)
         ]
+        fits: dict[Hashable, Process] = {}
         for run in own:
             found = predict_unseen(
                 whole,
@@ -92,6 +119,7 @@ def _ladder(metric: str, mode: str) -> dict[str, Any]:
                 learn_from=others,
                 average_over=_AVERAGE,
                 even_at_chance=True,
+                fits=fits,
             )
             for one in found:
                 domain = [t for t in tasks if _is_knowledge(t) == _is_knowledge(one.series)]
@@ -124,6 +152,30 @@ def _pythia(from_step: int) -> dict[str, Any]:
     return collected.summary()
 
 
+def _crows_pairs(*, deduped: bool) -> dict[str, Any]:
+    """Nine parts of one benchmark on 1.4B to 12B, each from the others and from smaller sizes."""
+    collected = _Collected()
+    whole = pythia(deduped=deduped, num_fewshot=0)
+    order, loss = sizes(whole), perplexity(0)
+    late = CurveTable(whole.runs.values(), [c.where(c.tokens_C >= tokens_at(1_000)) for c in whole])
+    parts = [s for s in whole.series() if s.task.startswith(_CROWS_PAIRS) and s.metric == "likelihood_difference"]
+    for position, run in enumerate(order[2:], 2):
+        others = order[:position]
+        found = predict_unseen(
+            late,
+            run,
+            parts,
+            measured=parts,
+            loss=loss,
+            learn_from=others,
+            since_share=EARLIEST_SHARE,
+            even_at_chance=True,
+        )
+        for one in found:
+            collected.add(late, one, domain=parts, loss=loss, others=others, since_share=EARLIEST_SHARE)
+    return collected.summary()
+
+
 def _mmlu() -> dict[str, int]:
     """Pythia's MMLU subjects as unseen tasks of 12B: refused, or predicted."""
     refused = wanted = 0
@@ -151,6 +203,7 @@ class _Collected:
         self.errors: dict[str, list[float]] = {}
         self.by_task: dict[str, list[tuple[float, float]]] = {}
         self.inside: list[float] = []
+        self.weights: list[float] = []
         self.refused: list[str] = []
 
     def add(
@@ -175,21 +228,25 @@ class _Collected:
         assert keep.all() and len(at.tokens_R) == len(found.tokens_Q)
         truth_Q = at.value_RS[:, -1]
         sign = -1.0 if found.series.metric in ("bpb",) else 1.0
-        guesses = {"predicted": sign * found.value_Q} | _baselines(table, known, at, others)
+        guesses = {"predicted": sign * found.value_Q, "loss_alone": sign * found.alone_Q} | _baselines(
+            table, known, at, others
+        )
         for name, guess_Q in guesses.items():
             self.errors.setdefault(name, []).append(float(np.abs(guess_Q - truth_Q).mean()))
         value_Q = sign * truth_Q
         self.inside.append(float(((found.low_Q <= value_Q) & (value_Q <= found.high_Q)).mean()))
+        self.weights.append(found.siblings_weight)
         pair = (self.errors["predicted"][-1], min(self.errors["nearest_loss"][-1], self.errors["loss_parabola"][-1]))
         self.by_task.setdefault(found.series.task, []).append(pair)
 
     def summary(self) -> dict[str, Any]:
         means = {name: mean(values) for name, values in self.errors.items()}
         means["same_loss"] = min(means["nearest_loss"], means["loss_parabola"])
-        best = min(value for name, value in means.items() if name != "predicted")
+        best = min(value for name, value in means.items() if name not in ("predicted", "loss_alone"))
         tasks = {task: tuple(map(mean, zip(*pairs, strict=True))) for task, pairs in self.by_task.items()}
         return means | {
             "coverage_80": mean(self.inside),
+            "mean_weight_of_siblings": mean(self.weights),
             "ratio_to_best_baseline": means["predicted"] / best,
             "curves": len(self.inside),
             "refused": len(self.refused),

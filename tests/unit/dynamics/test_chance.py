@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from probes.dynamics.chance import at_chance
-from probes.dynamics.table import CurveTable, RunFacts, Series
+from probes.dynamics.table import CurveTable, RunFacts, Series, curve_of
 from probes.dynamics.trust import judge
 from tests.support.curve_family import ABILITIES, LAWS, LOSS, SIZES, changed, family, run_of, with_values
 
@@ -91,11 +91,37 @@ def test_scores_above_chance_that_never_rose_are_refused_with_that_reason(table)
     assert found[BETA].startswith("above chance, but without a rise that is more than noise, in this run")
 
 
-def test_too_few_checkpoints_are_not_called_guessing(table):
-    early = changed(table, lambda c: c.until(3e10))
-    found = at_chance(early, [ALPHA], references=RUNS[:3], run=RUNS[3])
-    where = "at most 3 checkpoint(s) after the very first ones in this run and its references"
-    assert found == {ALPHA: f"{where}: 5 are needed to tell a score from guessing."}
+def sparse(value, *, stderr=np.nan, chance=0.25, count=1):
+    """A run with three checkpoints of some tasks, of which the last is at this score."""
+    curves = [
+        curve_of(
+            [(step, step * 1e8, score, stderr) for step, score in ((1_000, chance), (2_000, chance), (3_000, value))],
+            run="run",
+            series=Series(f"task_{number}", "acc", 0),
+            domain="knowledge",
+            chance=chance,
+        )
+        for number in range(count)
+    ]
+    return CurveTable([RunFacts(name="run", total_tokens=1e12)], curves)
+
+
+def test_few_checkpoints_are_above_chance_if_the_latest_is_and_otherwise_refused_as_few():
+    series = [Series("task_0", "acc", 0)]
+    few = "at most 3 checkpoint(s) after the very first ones in this run and its references"
+    assert at_chance(sparse(0.35), series, references=[], run="run") == {}
+    assert at_chance(sparse(0.26), series, references=[], run="run") == {
+        series[0]: f"{few}, and the latest score is not above guessing."
+    }
+    # Of a hundred items a third right is luck.
+    assert at_chance(sparse(0.32, stderr=0.045), series, references=[], run="run").keys() == set(series)
+    assert at_chance(sparse(0.32, stderr=0.01), series, references=[], run="run") == {}
+
+
+def test_of_many_tasks_with_few_checkpoints_the_luckiest_is_at_chance():
+    many = [Series(f"task_{number}", "acc", 0) for number in range(57)]
+    assert at_chance(sparse(0.28), many[:1], references=[], run="run") == {}
+    assert at_chance(sparse(0.28, count=57), many, references=[], run="run").keys() == set(many)
 
 
 def test_nobody_measured_it_and_it_is_refused():

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from probes.dynamics.extrapolate import FEWEST, damped_line, extrapolate, last_value, line, power_law
-from probes.dynamics.noise import noise_of
+from probes.dynamics.published import PYTHIA_TASKS, PYTHIA_TOTAL_TOKENS, pythia
 from probes.dynamics.table import Series, make_curve
 
 TOKENS = np.array([1e9, 2e9, 4e9, *np.arange(1e10, 1e11, 1e10)])
@@ -40,19 +42,6 @@ def test_a_power_law_is_continued_exactly(metric, beta):
     assert power_law(curve, LATER) == pytest.approx(power(b, beta, floor, LATER, bound=bound), abs=2e-4)
 
 
-def test_a_power_law_held_by_priors_is_nearly_so_and_calmer_on_noise():
-    truth = power(0.15, 0.4, 0.2, LATER, bound=1.0)
-    clean = made(power(0.15, 0.4, 0.2, TOKENS, bound=1.0))
-    assert power_law(clean, LATER, prior=True) == pytest.approx(truth, abs=0.01)
-    random = np.random.default_rng(0)
-    errors = {True: [], False: []}
-    for _ in range(5):
-        noisy = made(power(0.15, 0.4, 0.2, TOKENS[-5:], bound=1.0) + 0.01 * random.normal(size=5))
-        for prior, found in errors.items():
-            found.append(power_law(noisy, LATER, prior=prior) - truth)
-    assert np.std(errors[True]) < np.std(errors[False])
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_line_in_log_tokens_is_continued_exactly(metric):
     judged = 0.5 + 0.03 * np.log(TOKENS / 1e11) - (0.0 if metric == "acc" else 3.0)
@@ -74,31 +63,97 @@ def test_a_line_is_least_squares_through_the_last_four():
     assert line(made(judged[:1]), LATER) == judged[0], "one checkpoint has no slope"
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_the_prediction_is_the_mean_of_the_four_ways(metric):
-    noise = 0.005 * np.random.default_rng(2).normal(size=len(TOKENS))
-    curve = made(power(0.2, 0.3, 0.2, TOKENS, bound=1.0 if metric == "acc" else 0.0) + noise, metric=metric)
-    band = extrapolate(curve, LATER)
-    ways = [power_law(curve, LATER), power_law(curve, LATER, prior=True), line(curve, LATER), damped_line(curve, LATER)]
-    assert band.mean_Q[0] == pytest.approx(np.mean(ways))
-    # What the ways differ by, three tenths of what is still to come, and the noise of the last three's mean.
-    last = {"acc": curve.value_C, "ce_loss": -curve.value_C, "ppl": -np.log(curve.value_C)}[metric][-3:]
-    parts = [np.std(ways), 0.3 * (np.mean(ways) - last.mean()), noise_of(curve) / np.sqrt(3)]
-    assert band.curve_deviation_Q[0] == pytest.approx(np.linalg.norm(parts))
-    assert band.score_deviation_Q[0] == pytest.approx(np.linalg.norm([*parts, noise_of(curve)]))
+def alone(curve, tokens=LATER):
+    return extrapolate({curve.series: curve}, tokens)[curve.series]
 
 
-def test_intervals_are_wider_the_further_one_looks_and_never_of_no_width():
-    curve = made(power(0.2, 0.3, 0.2, TOKENS, bound=1.0))
-    widths = [extrapolate(curve, tokens).score_deviation_Q[0] for tokens in (1.1e11, 2e11, 1e12)]
+def test_a_power_law_without_a_floor_is_continued_exactly():
+    for beta in (0.05, 0.2):
+        curve = made(power(0.4, beta, 0.0, TOKENS, bound=1.0))
+        assert alone(curve).mean_Q[0] == pytest.approx(power(0.4, beta, 0.0, LATER, bound=1.0), abs=1e-12)
+
+
+def test_losses_stay_above_three_quarters_of_the_lowest_so_far():
+    losses = 2.0 + 0.5 * (TOKENS / 1e11) ** -0.3
+    curve = made(-losses, metric="ce_loss")
+    floor = 0.75 * losses[-1]
+    slope = np.polyfit(np.log(TOKENS[-4:]), np.log(losses[-4:] - floor), 1)[0]
+    expected = floor + (losses[-1] - floor) * (LATER / TOKENS[-1]) ** slope
+    assert -alone(curve).mean_Q[0] == pytest.approx(expected, abs=0.01)
+    assert -alone(curve, 1e30).mean_Q[0] == pytest.approx(floor, abs=0.01)
+
+
+def test_dense_checkpoints_do_not_shorten_what_is_looked_at():
+    # A checkpoint every 0.1 %: the last four say nothing of the slope, all of them do.
+    dense = np.geomspace(5e10, 1e11, 700)
+    noisy = power(0.4, 0.2, 0.0, dense, bound=1.0) + 0.01 * np.random.default_rng(3).normal(size=len(dense))
+    truth = power(0.4, 0.2, 0.0, LATER, bound=1.0)
+    curve = made(noisy, tokens=dense)
+    assert abs(alone(curve).mean_Q[0] - truth) < 0.01 < 0.1 < abs(line(curve, LATER) - truth)
+
+
+def test_the_exponent_of_three_noisy_scores_is_held_near_those_of_the_runs_other_tasks():
+    tokens = np.array([6e10, 8e10, 1e11])
+    noise = [0.015, 0.0, -0.015]
+    noisy = replace(made(power(0.4, 0.15, 0.0, tokens, bound=1.0) + noise, tokens=tokens), task="noisy")
+    others = [
+        replace(made(power(b, 0.15, 0.0, tokens, bound=1.0), tokens=tokens), task=f"{b}") for b in (0.3, 0.4, 0.5)
+    ]
+    truth = power(0.4, 0.15, 0.0, LATER, bound=1.0)
+    together = extrapolate({curve.series: curve for curve in (noisy, *others)}, LATER)[noisy.series]
+    assert abs(together.mean_Q[0] - truth) < 0.75 * abs(alone(noisy).mean_Q[0] - truth)
+    # Losses have other exponents: a loss does not look at them.
+    loss = made(-2.0 - 0.5 * (tokens / 1e11) ** -0.5, metric="ce_loss", tokens=tokens)
+    both = extrapolate({curve.series: curve for curve in (loss, *others)}, LATER)[loss.series]
+    assert both.mean_Q[0] == alone(loss).mean_Q[0]
+
+
+def test_intervals_are_wider_the_further_one_looks_and_the_fewer_checkpoints_there_are():
+    curve = made(power(0.4, 0.2, 0.0, TOKENS, bound=1.0))
+    widths = [alone(curve, tokens).score_deviation_Q[0] for tokens in (1.1e11, 2e11, 1e12)]
     assert 0 < widths[0] < widths[1] < widths[2]
+    few = made(power(0.4, 0.2, 0.0, TOKENS, bound=1.0)[-FEWEST:])
+    assert alone(few).score_deviation_Q[0] > 1.5 * alone(curve).score_deviation_Q[0]
     for metric, level in (("acc", 0.25), ("ce_loss", -2.0), ("ppl", -2.0)):
         flat = made(np.full(len(TOKENS), level), metric=metric)
-        band = extrapolate(flat, LATER)
+        band = alone(flat)
         assert band.mean_Q[0] == pytest.approx(level, abs=1e-3)
         assert band.score_deviation_Q[0] > band.curve_deviation_Q[0] > 0
 
 
 def test_the_fewest_checkpoints_give_finite_numbers():
-    band = extrapolate(made(power(0.2, 0.3, 0.2, TOKENS, bound=1.0)[-FEWEST:]), LATER)
+    assert FEWEST == 2
+    band = alone(made(power(0.2, 0.3, 0.2, TOKENS, bound=1.0)[-FEWEST:]))
     assert np.isfinite(band.mean_Q).all() and np.isfinite(band.covariance_QQ).all()
+
+
+SPARSE = (3_000, 23_000, 43_000, 73_000)
+"""Checkpoints of Pythia such that three are known at 30 % of the tokens and four at 51 %."""
+
+
+@pytest.mark.parametrize("last", SPARSE[2:])
+def test_three_or_four_checkpoints_of_pythia_are_continued_better_than_by_every_simple_way(last):
+    errors = {name: [] for name in ("predicted", "last value", "line", "damped line", "power law")}
+    for num_fewshot in (0, 5):
+        whole = pythia(deduped=False, num_fewshot=num_fewshot)
+        for run in ("410m", "1b-bf16", "1.4b", "2.8b", "6.9b", "12b"):
+            series = [replace(one, num_fewshot=num_fewshot) for one in PYTHIA_TASKS]
+            curves = {one: whole.get(f"pythia-{run}", one) for one in series}
+            past = {one: c.where(np.isin(c.step_C, [s for s in SPARSE if s <= last])) for one, c in curves.items()}
+            found = extrapolate(past, PYTHIA_TOTAL_TOKENS)
+            for one, curve in past.items():
+                x, y, truth = np.log(curve.tokens_C), curve.value_C, curves[one].value_C[-1]
+                slope, offset = np.polyfit(x, y, 1)
+                now, ahead = slope * x[-1] + offset, slope * (np.log(PYTHIA_TOTAL_TOKENS) - x[-1])
+                ways = {
+                    "predicted": found[one].mean_Q[0],
+                    "last value": y[-1],
+                    "line": now + ahead,
+                    "damped line": now + 0.6 * ahead,
+                    "power law": power_law(curve, PYTHIA_TOTAL_TOKENS),
+                }
+                for name, value in ways.items():
+                    errors[name].append(abs(value - truth))
+    mean = {name: float(np.mean(values)) for name, values in errors.items()}
+    assert len(errors["predicted"]) == 72
+    assert mean.pop("predicted") < 0.9 * min(mean.values())

@@ -333,3 +333,12 @@ def test_what_is_held_out_is_not_learnt_from():
     own = Scores(features[first], np.zeros(first.sum()), known.noise_P[first])
     expected = known.value_P[first] - process.posterior(others, own)[0]
     np.testing.assert_allclose(trial.siblings_H[trial.run_H == 0] * trial.spread, expected, atol=1e-9)
+
+
+def test_fits_that_are_kept_change_nothing_and_are_used_again(table):
+    kept = {}
+    first = predict(table, learn_from=RUNS[:3], fits=kept)
+    assert len(kept) == 2
+    for fits in (kept, None):
+        assert_same(predict(table, learn_from=RUNS[:3], fits=fits)[0], first[0])
+    assert len(kept) == 2

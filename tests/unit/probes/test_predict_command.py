@@ -59,11 +59,12 @@ def test_runs_in_progress_are_predicted_with_the_numbers_of_the_function(path, t
     for row, one in zip(rows, expected, strict=True):
         assert (row["at_tokens"], row["predicted"]) == (TOTAL_TOKENS, one.value)
         assert (row["low_80%"], row["high_80%"]) == (one.low, one.high)
-        assert row["refused"] is None and row["method"] == f"size and tokens, from {', '.join(SMALLER)}"
+        assert row["refused"] is None
+        assert row["method"] == f"size and tokens, from {', '.join(SMALLER)}; its own past counts 41%"
         assert "came" not in row
     printed = capsys.readouterr().out
     assert printed.count(RUN) == len(LAWS), "finished runs are not predicted"
-    assert printed.endswith(f"from size and tokens, from {', '.join(SMALLER)}\n")
+    assert printed.endswith(f"from size and tokens, from {', '.join(SMALLER)}; its own past counts 41%\n")
     assert f"{rows[0]['predicted']:.3f}" in printed and "low 80%" in printed
 
 
@@ -94,7 +95,9 @@ def test_seen_on_published_runs_is_the_prediction_of_then(tmp_path, capsys):
     rows = pyarrow.parquet.read_table(output).to_pylist()
     assert [(row["task"], row["shots"]) for row in rows] == [("lambada_openai", 0), ("lambada_openai", 5)]
     for row in rows:
-        assert row["method"] == "size and tokens, from pythia-410m, pythia-1b-bf16, pythia-1.4b, pythia-2.8b"
+        assert row["method"].startswith(
+            "size and tokens, from pythia-410m, pythia-1b-bf16, pythia-1.4b, pythia-2.8b; its own past counts "
+        )
         assert row["low_80%"] < row["predicted"] < row["now"] and row["came"] < row["now"]
     assert "pythia-2.8b" in capsys.readouterr().out
 
@@ -113,7 +116,7 @@ def test_named_references_are_learnt_from_alone(path, tmp_path):
     words = ["predict", str(path), "--run", RUN, "--metric", "ce_loss", "--references", SMALLER[2], SMALLER[1]]
     assert main([*words, "--output", str(output)]) == 0
     (row,) = json.loads(output.read_text())
-    assert row["method"] == f"size and tokens, from {SMALLER[2]}, {SMALLER[1]}"
+    assert row["method"].startswith(f"size and tokens, from {SMALLER[2]}, {SMALLER[1]}; its own past counts ")
 
 
 def test_refusals_are_printed_once_a_reason_with_the_series(whole, tmp_path, capsys):
