@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pretrain.errors import ProbeError
 from pretrain.track.legible import legible_count
 from probes.dynamics.checkpoint_names import STEP_FORMS, Place, model_in, place_in
 from probes.dynamics.compressed import COMPRESSED, content_of, plain_name
+from probes.dynamics.metrics import plain
 from probes.dynamics.positions import TokensPerStep
-from probes.dynamics.table import CurveTable, RunFacts, Series, TaskCurve, curve_of
+from probes.dynamics.table import CurveTable, RunFacts, Series, TaskCurve, make_curve
 from probes.dynamics.tasks import chance_of, domain_of
 from probes.dynamics.tidy import family_in, size_in
+from probes.dynamics.valid_scores import Scores, checked
 
 _ENDINGS = ("", *COMPRESSED)
 _TOKENS_DISAGREE = 0.05
 """Relative difference between the tokens in a name and those of `--tokens-per-step` from which it is said."""
+_IN_PERCENT = {"squadv2": ("f1",), "scrolls": ("em",)}
+"""Metrics that lm-eval's own definitions give in percent, by how the task's name begins; the others are shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ def read_lm_eval(
     A run is named by its model's name without the step (`EleutherAI/pythia-70m`, revision step1000, is `pythia-70m`),
     by the file's name before the step, or by the folder where files do not tell it. Of a metric with filters others
     than `none` the filter stays in the name (`exact_match,strict-match`). A checkpoint that was evaluated again has the
-    scores of the later file name in that folder; other scores of it in another folder are an error.
+    scores of the later file name in that folder; other scores of it in another folder are an error. Scores are checked
+    as those of tables are, but for their unit: that belongs to the task, so that one may be in percent.
 
     Args:
         folder: searched with all folders below, for `results*.json` or, without any, every `.json` file.
@@ -65,7 +72,8 @@ def read_lm_eval(
         facts: of runs the files say less of.
 
     Raises:
-        ProbeError: there are no results, a file is damaged, a step or its tokens cannot be told, or two files differ.
+        ProbeError: there are no results, a file is damaged, a step or its tokens cannot be told, two files differ, or
+            a score is impossible.
     """
     found = [file for path in _result_files(folder) if (file := _described(path, folder)) is not None]
     if not found:
@@ -84,8 +92,8 @@ def read_lm_eval(
                 one = _Score(file.place.step, tokens, value, stderr, file.path)
                 scores.setdefault((run, series), []).append(one)
     runs = {file.run: _facts_of(file, facts or {}) for file in found}
-    curves = [_curve(run, series, of_series) for (run, series), of_series in scores.items()]
-    return CurveTable(runs.values(), curves, notes=notes)
+    curves, said = _curves({of: _latest(*of, several) for of, several in scores.items()}, folder)
+    return CurveTable(runs.values(), curves, notes=notes + said)
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -149,19 +157,70 @@ def _slack(place: Place, factor: float) -> float:
     return 2.0 * place.rounding + _TOKENS_DISAGREE * place.step * factor
 
 
-def _curve(run: str, series: Series, scores: Sequence[_Score]) -> TaskCurve:
-    metric = series.metric.partition(",")[0]
+def _latest(run: str, series: Series, scores: Sequence[_Score]) -> list[_Score]:
+    """Of scores of one checkpoint the last by file name; a missing one gives way to any other."""
     latest: dict[float, _Score] = {}
     for one in scores:  # by file name
         other = latest.get(one.tokens)
-        if other is not None and one.path.parent != other.path.parent and one.value != other.value:
+        if math.isnan(one.value):
+            latest.setdefault(one.tokens, one)
+            continue
+        known = other is not None and not math.isnan(other.value)
+        if known and other and one.path.parent != other.path.parent and one.value != other.value:
             raise ProbeError(
                 f"{series} of {run} at step {one.step} is {other.value:.6g} in {other.path} and {one.value:.6g} in "
                 f"{one.path}. Give a folder with one of the two."
             )
         latest[one.tokens] = one
-    rows = [(one.step, one.tokens, one.value, one.stderr) for one in latest.values()]
-    return curve_of(rows, run=run, series=series, domain=domain_of(series.task), chance=chance_of(series.task, metric))
+    return list(latest.values())
+
+
+def _curves(kept: Mapping[tuple[str, Series], Sequence[_Score]], folder: Path) -> tuple[list[TaskCurve], list[str]]:
+    """The curves of scores that were checked, and what is to be said of them.
+
+    Raises:
+        ProbeError: a score is impossible; names its file.
+    """
+    owners = [of for of, scores in kept.items() for _ in scores]
+    rows = [one for scores in kept.values() for one in scores]
+    if not rows:
+        raise ProbeError(f"{folder} has results of lm-eval, but no file of them holds a score.")
+    base = folder.parent if folder.is_file() else folder
+    valid = Scores(
+        source=str(base),
+        where=lambda row: str(rows[row].path.relative_to(base)),
+        run_R=[run for run, _ in owners],
+        unit_R=[f"{series} of {run}" for run, series in owners],
+        name_R=[str(series) for _, series in owners],
+        metric_R=[series.metric for _, series in owners],
+        position=("tokens", np.array([one.tokens for one in rows])),
+        value_R=np.array([one.value for one in rows]),
+        stderr_R=np.array([one.stderr for one in rows]),
+        percent_R=np.array([_is_in_percent(series) for _, series in owners]),
+    )
+    notes = checked(valid)
+    step_R = np.array([one.step for one in rows], np.float64)
+    curves, begin = [], 0
+    for (run, series), scores in kept.items():
+        here = slice(begin, begin + len(scores))
+        begin += len(scores)
+        curves.append(
+            make_curve(
+                step_R[here],
+                valid.position[1][here],
+                valid.value_R[here],
+                valid.stderr_R[here],
+                run=run,
+                series=series,
+                domain=domain_of(series.task),
+                chance=chance_of(series.task, plain(series.metric)),
+            )
+        )
+    return curves, notes
+
+
+def _is_in_percent(series: Series) -> bool:
+    return any(series.task.startswith(task) and plain(series.metric) in of for task, of in _IN_PERCENT.items())
 
 
 def _facts_of(file: _File, known: Mapping[str, RunFacts]) -> RunFacts:
@@ -219,11 +278,11 @@ def _scores(content: Mapping[str, Any]) -> Iterator[tuple[Series, float, float]]
         named = any("," in key for key in metrics)  # then what has no filter is no metric: `sample_len`
         for key, value in metrics.items():
             metric, comma, kept = str(key).partition(",")
-            if metric.endswith("_stderr") or not _is_number(value) or (named and not comma):
+            if metric.endswith("_stderr") or (named and not comma) or not (_is_number(value) or value is None):
                 continue
             stderr: Any = metrics.get(f"{metric}_stderr,{kept}" if kept else f"{metric}_stderr")
             name = metric if kept in ("", "none") else f"{metric},{kept}"
-            yield Series(str(task), name, shots), float(value), float(stderr) if _is_number(stderr) else math.nan
+            yield Series(str(task), name, shots), _number(value), _number(stderr)
 
 
 def _shots(content: Mapping[str, Any], task: str) -> int:
@@ -238,6 +297,11 @@ def _shots(content: Mapping[str, Any], task: str) -> int:
         if isinstance(told, int | str) and str(told).isdigit():
             return int(told)
     return -1
+
+
+def _number(value: Any) -> float:
+    """The number, nan where there is none; lm-eval writes N/A for an error that it does not compute."""
+    return float(value) if _is_number(value) else math.nan
 
 
 def _is_number(value: Any) -> bool:

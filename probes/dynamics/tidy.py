@@ -305,6 +305,7 @@ def _scores(rows: Rows, columns: Mapping[str, Any], percent_R: np.ndarray) -> va
         source=rows.source,
         where=rows.where,
         run_R=run,
+        unit_R=run,
         name_R=named,
         metric_R=metric,
         position=("tokens", columns["tokens"]),

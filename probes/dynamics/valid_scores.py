@@ -32,17 +32,20 @@ class Scores:
         source: names the table in messages.
         where: names a row in messages.
         run_R: the run of each row.
+        unit_R: rows of one name here are in one unit: of a table the run, since whoever writes a table writes all of it
+            alike; of lm-eval's results the curve, since a task's definition says its unit.
         name_R: task and metric of each row, for messages; the same for rows of one curve.
         metric_R: the metric of each row.
         position: the name of the axis, `tokens` or `step`, with each row's place on it.
         value_R: scores; nan where missing.
         stderr_R: standard errors; nan where missing.
-        percent_R: which values were written with a percent sign.
+        percent_R: which values are known to be in percent: written with that sign, or by the task's definition.
     """
 
     source: str
     where: Callable[[int], str]
     run_R: Sequence[str]
+    unit_R: Sequence[str]
     name_R: Sequence[str]
     metric_R: Sequence[str]
     position: tuple[str, np.ndarray]
@@ -63,12 +66,14 @@ def checked(scores: Scores) -> list[str]:
         ProbeError: a value or standard error is infinite or negative, an accuracy is above 100 %, the unit changes on
             the way, or no score is left.
     """
-    missing = int(np.isnan(scores.value_R).sum())
-    if missing == len(scores.value_R):
-        raise ProbeError(f"{scores.source} has no scores: in all {missing} rows the value is missing.")
-    notes = (
-        [f"{scores.source}: {missing} of {len(scores.value_R)} rows have no value and are left out."] if missing else []
-    )
+    missing_R = np.flatnonzero(np.isnan(scores.value_R))
+    missing, total = len(missing_R), len(scores.value_R)
+    if missing == total:
+        raise ProbeError(f"{scores.source} has no scores: in all {total} rows the value is missing.")
+    notes = []
+    if missing:
+        first = f"{scores.name_R[missing_R[0]]} of {scores.run_R[missing_R[0]]}, {scores.where(int(missing_R[0]))}"
+        notes = [f"{scores.source}: {missing} of {total} rows have no value and are left out (the first is {first})."]
     share_R = np.array([is_score(metric) for metric in scores.metric_R], bool)
     _refuse_impossible(scores, share_R)
     notes += _shares_of_percent(scores, share_R)
@@ -146,7 +151,8 @@ def _refuse_impossible(scores: Scores, share_R: np.ndarray) -> None:
         infinite = np.flatnonzero(np.isinf(column_R))
         if len(infinite):
             raise ProbeError(
-                f"{scores.named(infinite[0], what=what)} is infinite. Leave the cell empty where nothing is known."
+                f"{scores.named(infinite[0], what=what)} is infinite. Leave it empty (null in JSON) where nothing "
+                "is known."
             )
     falls_R = np.array([is_lower_better(metric) for metric in scores.metric_R], bool)
     for what, bad_R, kind in (
@@ -160,23 +166,23 @@ def _refuse_impossible(scores: Scores, share_R: np.ndarray) -> None:
 
 
 def _shares_of_percent(scores: Scores, share_R: np.ndarray) -> list[str]:
-    """Converts the runs that are in percent, values and standard errors."""
-    runs = np.array(scores.run_R)
+    """Converts what is in percent, values and standard errors."""
+    units = np.array(scores.unit_R)
     scores.value_R[scores.percent_R & ~share_R] /= 100.0
     scored_R = share_R & np.isfinite(scores.value_R)
     signed_R = scored_R & scores.percent_R
     converted: list[str] = []
-    for run in dict.fromkeys(runs[scored_R & ((scores.value_R > 1.0) | signed_R)].tolist()):
-        of_run_R = scored_R & (runs == run)
-        if not scores.percent_R[of_run_R].all():
-            _refuse_change_of_unit(scores, of_run_R)
-        largest = int(np.flatnonzero(of_run_R)[np.argmax(scores.value_R[of_run_R])])
+    for unit in dict.fromkeys(units[scored_R & ((scores.value_R > 1.0) | signed_R)].tolist()):
+        of_unit_R = scored_R & (units == unit)
+        if not scores.percent_R[of_unit_R].all():
+            _refuse_change_of_unit(scores, of_unit_R)
+        largest = int(np.flatnonzero(of_unit_R)[np.argmax(scores.value_R[of_unit_R])])
         if scores.value_R[largest] > 100.0:
             raise ProbeError(
                 f"{scores.named(largest)} is above 100 %. Write shares of right answers from 0 to 1, or percent."
             )
-        _convert(scores, of_run_R)
-        converted.append(run)
+        _convert(scores, of_unit_R)
+        converted.append(unit)
     if not converted:
         return []
     return [
@@ -185,18 +191,18 @@ def _shares_of_percent(scores: Scores, share_R: np.ndarray) -> list[str]:
     ]
 
 
-def _convert(scores: Scores, of_run_R: np.ndarray) -> None:
-    scores.value_R[of_run_R] /= 100.0
-    errors = scores.stderr_R[of_run_R]
+def _convert(scores: Scores, of_unit_R: np.ndarray) -> None:
+    scores.value_R[of_unit_R] /= 100.0
+    errors = scores.stderr_R[of_unit_R]
     known = errors[np.isfinite(errors)]
     if len(known) and known.max() > _LARGEST_STDERR_OF_SHARES:
-        scores.stderr_R[of_run_R] = errors / 100.0
+        scores.stderr_R[of_unit_R] = errors / 100.0
 
 
-def _refuse_change_of_unit(scores: Scores, of_run_R: np.ndarray) -> None:
+def _refuse_change_of_unit(scores: Scores, of_unit_R: np.ndarray) -> None:
     """Refuses a run whose accuracies are shares at some checkpoints or of some tasks, and percent at others."""
     name, at_R = scores.position
-    rows = np.flatnonzero(of_run_R)
+    rows = np.flatnonzero(of_unit_R)
     percent_at = np.unique(at_R[rows[scores.value_R[rows] > 1.0]])
     is_percent = np.isin(at_R[rows], percent_at)
     curves = np.array(scores.name_R)[rows]

@@ -219,3 +219,65 @@ def test_one_file_and_compressed_files_are_read_as_a_folder_is(tmp_path: Path) -
         path.write_bytes(path.read_bytes()[:30])
         with pytest.raises(ProbeError, match=rf"cannot be read as {ending}.*Is it whole"):
             load_curves([tmp_path / ending], tokens_per_step=10)
+
+
+def scored(folder: Path, **scores: Any) -> Path:
+    """Two checkpoints of which the second has these scores."""
+    result(folder, "step5/results_a.json", {"piqa": {"acc,none": 0.5, "acc_stderr,none": 0.01}}, model_name="m")
+    return result(folder, "step6/results_a.json", scores, model_name="m")
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_missing_scores_are_counted_and_the_first_file_is_named(tmp_path: Path, missing: float | None) -> None:
+    scored(tmp_path, piqa={"acc,none": missing}, sciq={"acc,none": 0.4}, arc_easy={"acc,none": missing})
+    table = load_curves([tmp_path], tokens_per_step=10)
+    assert {curve.task: curve.value_C.tolist() for curve in table} == {"piqa": [0.5], "sciq": [0.4]}
+    (note,) = table.notes
+    assert note == (
+        f"{tmp_path}: 2 of 4 rows have no value and are left out (the first is piqa (acc) of m, step6/results_a.json)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"acc,none": float("inf")}, r"step6/results_a.json: value=inf of piqa \(acc\) of m is infinite"),
+        (
+            {"word_perplexity,none": float("inf")},
+            r"value=inf of piqa \(word_perplexity\) of m is infinite.*null in JSON",
+        ),
+        ({"acc,none": 0.5, "acc_stderr,none": float("inf")}, r"stderr=inf of piqa \(acc\) of m is infinite"),
+        ({"acc,none": -0.5}, r"step6/results_a.json: value=-0.5 of piqa \(acc\) of m is negative"),
+        ({"acc,none": 50.0}, r"value=50 of piqa \(acc\) of m follows 0.5 .*step5/results_a.json.*the unit is percent"),
+        ({"f1,none": 400.0}, r"step6/results_a.json: value=400 of piqa \(f1\) of m is above 100 %"),
+    ],
+)
+def test_impossible_scores_are_refused_with_their_file_as_in_a_table(
+    tmp_path: Path, metrics: dict[str, float], message: str
+) -> None:
+    path = scored(tmp_path, piqa=metrics)
+    with pytest.raises(ProbeError, match=message):
+        load_curves([tmp_path], tokens_per_step=10)
+    if "acc,none" not in metrics:
+        with pytest.raises(ProbeError, match=r"step6.*results_a.json: value="):
+            load_curves([path], tokens_per_step=10)
+
+
+def test_metrics_that_lm_eval_gives_in_percent_are_read_as_shares_and_it_is_said(tmp_path: Path) -> None:
+    """The first score of SQuAD is below 1 %: only the definition tells that it is no share."""
+    for step, score in ((1, 0.4), (2, 38.5)):
+        scores = {"squadv2": {"f1,none": score, "f1_stderr,none": "N/A"}, "piqa": {"acc,none": 0.6}}
+        result(tmp_path, f"step{step}/results_a.json", scores, model_name="m")
+    table = load_curves([tmp_path], tokens_per_step=10)
+    assert {curve.task: curve.value_C.tolist() for curve in table} == {"squadv2": [0.004, 0.385], "piqa": [0.6, 0.6]}
+    (note,) = table.notes
+    assert note == (
+        f"{tmp_path}: accuracies of squadv2 (f1) of m are in percent; values and standard errors are read as shares."
+    )
+
+
+def test_a_missing_score_gives_way_to_that_of_another_file_of_the_checkpoint(tmp_path: Path) -> None:
+    for folder, score in (("a", 0.7), ("b", float("nan"))):
+        result(tmp_path, f"{folder}/step5/results_{folder}.json", {"piqa": {"acc,none": score}}, model_name="m")
+    table = load_curves([tmp_path], tokens_per_step=10)
+    assert [curve.value_C.tolist() for curve in table] == [[0.7]] and table.notes == ()

@@ -126,7 +126,8 @@ def test_margins_and_rescaled_scores_may_be_negative(tmp_path: Path) -> None:
 def test_missing_values_are_left_out_with_their_number(tmp_path: Path) -> None:
     table = read_tidy(written(tmp_path, "x,1,10,piqa,acc,nan,", "x,2,20,piqa,acc,,0.1", "x,3,30,piqa,acc,0.5,NA"))
     assert [curve.value_C.tolist() for curve in table] == [[0.5]] and math.isnan(table.curves[0].stderr_C[0])
-    assert table.notes == (f"{tmp_path}/scores.csv: 2 of 3 rows have no value and are left out.",)
+    said = "2 of 3 rows have no value and are left out (the first is piqa (acc) of x, line 2)."
+    assert table.notes == (f"{tmp_path}/scores.csv: {said}",)
 
 
 def test_two_values_for_one_place_are_refused_with_both_rows_and_equal_ones_count_once(tmp_path: Path) -> None:
