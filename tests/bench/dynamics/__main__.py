@@ -19,7 +19,9 @@ from typing import Any
 from tests.bench.result import describe_machine, is_quiet, package_versions, write_result
 
 SECTIONS = {
-    "finals": "Final scores of Pythia 1.4B to 12B, mean of {standard, deduped} × {0, 5 shots} (* 410M to 12B)",
+    "finals": "Final scores of Pythia from a share of the tokens, mean of 0 and 5 shots: 1.4B to 12B with references, "
+    "410M to 12B from their own past (* three checkpoints at 30%, four at 51%); held out is deduplicated data, "
+    "settings were chosen on standard data",
     "unseen": "A task unseen, from its siblings and the loss",
     "transfer": "Whole curves of sizes unseen",
     "similarity": "Are dynamics alike across sizes",

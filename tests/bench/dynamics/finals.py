@@ -1,13 +1,17 @@
 """Final scores of Pythia's sizes from a part of their training: with smaller finished sizes as references, and without.
 
-Mean absolute error in accuracy over six tasks and four sets. A size sees smaller finished sizes and its own past, and
-nothing later: `CurveTable.until` cuts before anything is fitted.
+Mean absolute error and mean signed error (bias) in accuracy over six tasks. A size sees smaller finished sizes and its
+own past, and nothing later: `CurveTable.until` cuts before anything is fitted. Settings were chosen on the runs on
+standard data; those on deduplicated data are held out. `sparse` leaves each curve a few checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from probes.dynamics.chance import at_chance
 from probes.dynamics.extrapolate import damped_line, last_value, line, power_law
@@ -19,116 +23,116 @@ from probes.dynamics.table import CurveTable, Series, TaskCurve
 from tests.bench.dynamics.sets import markdown, mean, sets, sizes, tokens_at
 
 STEPS = {"9%": 13_000, "23%": 33_000, "30%": 43_000, "51%": 73_000}
+SPARSE_STEPS = (3_000, 23_000, 43_000, 73_000)
+"""Checkpoints of a run that keeps few: three at 30 % of the tokens and four at 51 %."""
+GROUPS = {"held_out": True, "chosen_on": False}
+"""Whether their data is deduplicated."""
+
 _TARGETS_ABOVE = 1e9
+_SPARSE = ("30%", "51%")
 _BASELINES: dict[str, Callable[[TaskCurve, float], float]] = {
     "last_value": lambda curve, tokens: last_value(curve),
     "line": line,
     "power_law": power_law,
     "damped_line": damped_line,
 }
-_SIMPLE = ("last_value", "line", "power_law")
 
 
 def figures(*, quick: bool) -> dict[str, Any]:
-    """Errors, their ratios, and how many truths the 80% intervals held; by share of the tokens seen."""
-    found: dict[str, Any] = {}
-    for share, step in STEPS.items():
-        if not quick or share == "30%":
-            found[share] = _at(step)
-    inside = [held for at in found.values() for held in at.pop("_inside")]
-    own = [held for at in found.values() for held in at.pop("_inside_own")]
-    at = found["30%"]
+    """Errors, biases and how many truths the 80% intervals held; by group of runs and share of the tokens seen."""
+    shares = {share: step for share, step in STEPS.items() if not quick or share == "30%"}
+    groups = {group: _group(deduped, shares) for group, deduped in GROUPS.items()}
+    held_out = groups["held_out"]
     return {
-        "by_share": found,
-        "final_mae": at["predicted"],
-        "final_best_baseline_mae": at["best_simple"],
-        "coverage_80": mean(inside),
-        "coverage_80_without_references": mean(own) if own else None,
-        "num_predictions": len(inside),
+        "final_mae": held_out["with_references"]["30%"]["predicted"],
+        "final_best_baseline_mae": held_out["with_references"]["30%"]["best_baseline"],
+        "coverage_80": held_out["coverage_80"],
+        **groups,
     }
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """One row for each share."""
-    head = ["tokens seen", "last value", "line", "power law", "damped line", "predicted", "own past only*"]
-    rows = [
-        [
-            share,
-            at["last_value"],
-            at["line"],
-            at["power_law"],
-            at["damped_line"],
-            at["predicted"],
-            at["own"]["predicted"],
-        ]
-        for share, at in figures["by_share"].items()
-    ]
-    return markdown(head, [["–" if cell is None else cell for cell in row] for row in rows])
+    """One row for each share, of the runs that are held out first."""
+    head = ["", "last value", "line", "power law", "damped line", "predicted", "bias", "80% held"]
+    rows: list[list[object]] = []
+    for group, named in (("held_out", "held out"), ("chosen_on", "chosen on")):
+        for way, words in (("with_references", ""), ("own_past", ", own past"), ("sparse", ", own past, few*")):
+            for share, at in figures[group][way].items():
+                errors = [at[name] for name in (*_BASELINES, "predicted")]
+                rows.append([f"{share}{words}, {named}", *errors, f"{at['bias']:+.4f}", f"{at['coverage_80']:.2f}"])
+    return markdown(head, rows)
 
 
-def _at(step: int) -> dict[str, Any]:
-    """Every size above 1B with references, every size from 410M on without, at one step."""
-    errors: dict[str, list[float]] = {}
-    own_errors: dict[str, list[float]] = {}
-    inside, inside_own, refused = [], [], 0
-    for _, whole, tasks in sets():
-        for run in sizes(whole):
+def _group(deduped: bool, shares: Mapping[str, int]) -> dict[str, Any]:
+    ways = {
+        "with_references": {share: _with_references(deduped, step) for share, step in shares.items()},
+        "own_past": {share: _alone(deduped, step) for share, step in shares.items() if share != "9%"},
+        "sparse": {share: _alone(deduped, step, sparse=True) for share, step in shares.items() if share in _SPARSE},
+    }
+    inside = [held for at in ways["with_references"].values() for held in at.pop("_inside")]
+    alone = [held for way in ("own_past", "sparse") for at in ways[way].values() for held in at.pop("_inside")]
+    return {"coverage_80": mean(inside), "coverage_80_own_past": mean(alone), "num_predictions": len(inside), **ways}
+
+
+def _with_references(deduped: bool, step: int) -> dict[str, Any]:
+    """Every size above 1B, from the smaller ones."""
+    errors = _Errors()
+    refused = 0
+    for whole, tasks in _sets(deduped):
+        for run in sizes(whole, above=_TARGETS_ABOVE):
             known = whole.until(run, tokens_at(step))
-            truth = {one: _truth(whole, run, one) for one in tasks}
-            baselines = {one: _baselines(known, run, one) for one in tasks}
-            alone = predict_finals(known, run, series=tasks, references=[], even_at_chance=True)
-            for one, prediction in zip(tasks, alone, strict=True):
-                _add(own_errors, baselines[one] | _own(prediction), truth[one])
-                if prediction.refused is None:
-                    inside_own.append(prediction.low <= truth[one] <= prediction.high)
-            if (whole.runs[run].parameters or 0.0) < _TARGETS_ABOVE:
-                continue
             references = family_references(known, run).names
             assert references == [name for name in sizes(whole) if name in references]
-            learnt = predict_finals(known, run, series=tasks, references=references, even_at_chance=True)
-            for one, prediction in zip(tasks, learnt, strict=True):
-                assert prediction.refused is None, prediction
-                _add(errors, baselines[one] | {"predicted": prediction.value}, truth[one])
-                inside.append(prediction.low <= truth[one] <= prediction.high)
+            found = predict_finals(known, run, series=tasks, references=references, even_at_chance=True)
+            errors.add(known, whole, found)
             refused += len(at_chance(known, tasks, references=references, run=run))
-    means = {name: mean(values) for name, values in errors.items()}
-    own = {name: mean(values) for name, values in own_errors.items() if len(values) == len(own_errors["last_value"])}
-    best, best_own = (min(found[name] for name in _SIMPLE) for found in (means, own))
-    return means | {
-        "best_simple": best,
-        "ratio": means["predicted"] / best,
-        "ratio_to_damped_line": means["predicted"] / means["damped_line"],
-        "coverage_80": mean(inside),
-        "refused_for_chance": refused,
-        "own": own
-        | {
-            "best_simple": best_own,
-            "predicted": own.get("predicted"),
-            "ratio": own["predicted"] / best_own if "predicted" in own else None,
-            "coverage_80": mean(inside_own) if inside_own else None,
-        },
-        "_inside": inside,
-        "_inside_own": inside_own,
-    }
+    return errors.figures() | {"refused_for_chance": refused}
 
 
-def _own(prediction: Prediction) -> dict[str, float]:
-    return {} if prediction.refused else {"predicted": prediction.value}
+def _alone(deduped: bool, step: int, *, sparse: bool = False) -> dict[str, Any]:
+    """Every size from 410M on, from its own past."""
+    errors = _Errors()
+    for whole, tasks in _sets(deduped):
+        for run in sizes(whole):
+            known = whole.until(run, tokens_at(step))
+            if sparse:
+                kept = [c.where(np.isin(c.step_C, SPARSE_STEPS)) if c.run == run else c for c in known]
+                known = CurveTable(known.runs.values(), kept)
+            errors.add(known, whole, predict_finals(known, run, series=tasks, references=[], even_at_chance=True))
+    return errors.figures()
 
 
-def _baselines(known: CurveTable, run: str, series: Series) -> dict[str, float]:
-    curve = known.get(run, series)
-    assert curve is not None
-    past = relevant(curve, float(PYTHIA_TOTAL_TOKENS))
-    return {name: method(past, float(PYTHIA_TOTAL_TOKENS)) for name, method in _BASELINES.items()}
+def _sets(deduped: bool) -> list[tuple[CurveTable, list[Series]]]:
+    return [(whole, tasks) for name, whole, tasks in sets() if name.startswith("deduped") == deduped]
 
 
-def _truth(whole: CurveTable, run: str, series: Series) -> float:
-    curve = whole.get(run, series)
-    assert curve is not None and curve.step_C[-1] == 143_000
-    return float(curve.value_C[-1])
+class _Errors:
+    """Of all ways to predict."""
 
+    def __init__(self) -> None:
+        self._off: dict[str, list[float]] = defaultdict(list)
+        self._inside: list[bool] = []
 
-def _add(errors: dict[str, list[float]], predicted: Mapping[str, float], truth: float) -> None:
-    for name, value in predicted.items():
-        errors.setdefault(name, []).append(abs(value - truth))
+    def add(self, known: CurveTable, whole: CurveTable, found: Sequence[Prediction]) -> None:
+        """Predictions for one run, and what the baselines say of it."""
+        for one in found:
+            assert one.refused is None, one
+            seen, curve = known.get(one.run, one.series), whole.get(one.run, one.series)
+            assert seen is not None and curve is not None and curve.step_C[-1] == 143_000
+            truth, past = float(curve.value_C[-1]), relevant(seen, float(PYTHIA_TOTAL_TOKENS))
+            self._off["predicted"].append(one.value - truth)
+            self._inside.append(one.low <= truth <= one.high)
+            for name, method in _BASELINES.items():
+                self._off[name].append(method(past, float(PYTHIA_TOTAL_TOKENS)) - truth)
+
+    def figures(self) -> dict[str, Any]:
+        means = {name: mean([abs(off) for off in offs]) for name, offs in self._off.items()}
+        best = min(means[name] for name in _BASELINES)
+        return means | {
+            "bias": mean(self._off["predicted"]),
+            "bias_of": {name: mean(self._off[name]) for name in _BASELINES},
+            "best_baseline": best,
+            "ratio": means["predicted"] / best,
+            "coverage_80": mean(self._inside),
+            "_inside": self._inside,
+        }
