@@ -25,8 +25,8 @@ _MOST_WITH_FEW, _DISTANCE_WITH_FEW = 0.8, 2.0
 """Weight of the own past at the end, and the distance to the end (logarithm of tokens) at which it has halved."""
 
 _WIDTH = 0.52
-"""On the deviations, so that 80 % intervals hold 80 % on Pythia's standard sets. It was .55 before deduplicated Pythia was
-looked at, where that held .84."""
+"""On the deviations, so that 80 % intervals hold 80 % on Pythia's standard sets. It was .55 before deduplicated Pythia
+was looked at, where that held .84."""
 
 
 def own_weight(*, seen: float, tokens: float, parameters: float, references: Sequence[float]) -> float:

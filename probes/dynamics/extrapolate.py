@@ -29,8 +29,8 @@ _MEMORY = 0.5
 _LONG_MEMORY = 1.0
 SHORT_CURVE = 5
 """A checkpoint's weight falls by e over `_MEMORY` in the logarithm of tokens, in curves of fewer than `SHORT_CURVE`
-checkpoints over `_LONG_MEMORY`: a slope from two scores is mostly noise. On thinned Pythia 0.7 does as well as 1; that 1
-does better on TinyLlama was known when it was chosen."""
+checkpoints over `_LONG_MEMORY`: a slope from two scores is mostly noise. On thinned Pythia 0.7 does as well as 1;
+that 1 does better on TinyLlama was known when it was chosen."""
 
 _SCATTER = 0.012
 """Of a score about its power law, at least."""
