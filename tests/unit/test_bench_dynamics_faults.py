@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from probes.dynamics.table import Series, TaskCurve, make_curve
-from tests.bench.dynamics import faults
+from tests.bench.dynamics import faults, modes
 from tests.bench.dynamics.faults import Place
+from tests.bench.dynamics.remember import remembered
 
 COUNT, LAST = 20, 11
 TOKENS_C = 1e9 * np.arange(1, COUNT + 1)
@@ -120,3 +121,14 @@ def test_only_tasks_with_something_to_lose_can_fall() -> None:
     flat = curve_of("sciq", domain="knowledge", chance=0.25, value_C=np.full(COUNT, 0.253))
     assert faults.can_fall([ARC, flat, PIQA, LOSS], PLACE.after) == [("arc_easy", "knowledge"), ("piqa", "commonsense")]
     assert faults.place_at([ARC, flat, LOSS], PLACE.after, 0) is None
+
+
+def test_remembered_fits_and_judgements_give_the_verdicts_of_the_product() -> None:
+    case = modes.pythia_cases(False, 5)[1]
+    tokens = case.checks["siblings"][9]
+    fall = faults.fall(0.5, "task")(case.curves, Place(case.checks["siblings"][8], "sciq", "piqa", "knowledge"))
+    plain = [case.state("siblings", tokens), case.state("siblings", tokens, fall)]
+    with remembered():
+        for _ in range(2):
+            again = [case.state("siblings", tokens), case.state("siblings", tokens, fall)]
+            assert [repr(state) for state in again] == [repr(state) for state in plain]

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from probes.dynamics import chance, expectation, surface
+from probes.dynamics import chance, decay, expectation, falls, surface
 from probes.dynamics.gp import Scores
 from probes.dynamics.surface import Surface
 from probes.dynamics.table import CurveTable, TaskCurve
-from probes.dynamics.trust import Verdict
+from probes.dynamics.trust import TrustRule, Verdict, is_ability, judge
 from tests.bench.dynamics import faults
 
 
@@ -33,31 +33,33 @@ def remembered() -> Iterator[None]:
         (faults, "smooth"),
         (faults, "noise_of"),
     ]
+    judging = (chance, decay, falls)
     kept = [(owner, name, getattr(owner, name)) for owner, name in places]
-    judge = chance.judge
+    kept += [(module, "judge", judge) for module in judging]
     try:
-        for owner, name, original in kept:
+        for owner, name, original in kept[: len(places)]:
             setattr(owner, name, _remembering(original))
-        chance.judge = _run_by_run(judge)
+        judge_once = _run_by_run(judge)
+        for module, name, _ in kept[len(places) :]:
+            setattr(module, name, judge_once)
         yield
     finally:
-        chance.judge = judge
         for owner, name, original in kept:
             setattr(owner, name, original)
 
 
 def _run_by_run(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdict]]:
-    """Judges each run by itself, which gives the same verdicts; a run whose curves are the same objects only once."""
-    results: dict[Any, tuple[list[Verdict], list[TaskCurve]]] = {}
+    """Judges each run by itself, which gives the same verdicts, and equal curves of a run once."""
+    results: dict[Any, list[Verdict]] = {}
 
-    def call(table: CurveTable, *, runs: Sequence[str]) -> list[Verdict]:
+    def call(table: CurveTable, *, runs: Sequence[str] | None = None, rule: TrustRule | None = None) -> list[Verdict]:
         found = []
-        for name in table.by_size(runs):
-            curves = table.of_run(name)
-            key = (table.runs[name], *map(id, curves))
+        for name in table.by_size(table.runs if runs is None else runs):
+            curves = [curve for curve in table.of_run(name) if is_ability(curve)]
+            key = (table.runs[name], rule, *map(_key, curves))
             if key not in results:
-                results[key] = (judge(CurveTable([table.runs[name]], curves)), curves)
-            found += results[key][0]
+                results[key] = judge(CurveTable([table.runs[name]], curves), rule=rule)
+            found += results[key]
         return found
 
     return call
