@@ -5,7 +5,7 @@ Apart from `probes.dynamics.state`, which computes them, since only pages and co
 
 from __future__ import annotations
 
-from probes.dynamics.surprises import ACT_FROM, ACT_FROM_ALONE, LEVEL_FROM, WATCH_FROM
+from probes.dynamics.surprises import ACT_FROM, ACT_FROM_ALONE, LEVEL_FROM, WATCH_FROM, WATCH_FROM_ALONE
 
 
 def figures_explained() -> tuple[str, ...]:
@@ -15,7 +15,8 @@ def figures_explained() -> tuple[str, ...]:
         "between -2 and 2 nearly always.",
         "change: the scores of the last one to three checkpoints against what was expected of them after the run's own "
         f"past. From {-WATCH_FROM:g} down it calls for watch, from {-ACT_FROM:g} down for act "
-        f"({-ACT_FROM_ALONE:g} against the own past alone), if more than one task or more than one checkpoint says so.",
+        f"({-WATCH_FROM_ALONE:g} and {-ACT_FROM_ALONE:g} against the own past alone), if more than one "
+        "task or more than one checkpoint says so.",
         "level: the latest scores against runs of this size and token count, whatever this run did before. From "
         f"{-LEVEL_FROM:g} down it calls for watch. Without references there is no level.",
     )

@@ -13,20 +13,19 @@ from probes.dynamics.expectation import WINDOWS, Expectation, Surprise, over_spr
 from probes.dynamics.noise import judged_value
 from probes.dynamics.table import LOSS_DOMAIN, Series, TaskCurve
 
-WATCH_FROM = 2.5
-ACT_FROM = 3.5
-ACT_FROM_ALONE = 4.5
+WATCH_FROM, ACT_FROM = 3.0, 4.2
+WATCH_FROM_ALONE, ACT_FROM_ALONE = 3.5, 5.0
 """Standard deviations below expectation, of all tasks of a domain or of the run together: from references, and from the
 run's own past alone, whose deviations have wider tails."""
 
-_ONE_WATCH_FROM = 3.3
+_ONE_WATCH_FROM = 3.6
 _ONE_ACT_FROM, _CONFIRMED_FROM, _NOT_OVER_FROM = 3.8, 2.0, 1.0
 """Of a single task or loss: its mean over the window, and that of the second furthest of its checkpoints."""
 _CLIPPED = 4.0
 """Of one task among several: one alone cannot make all of them fall."""
 
 LEVEL_FROM = 3.0
-_FALLS_BEHIND_FROM = 2.0
+_FALLS_BEHIND_FROM = 2.5
 """Where the loss goes as expected: two records that disagree need less."""
 
 Windows = list[list[Surprise]]
@@ -137,7 +136,7 @@ def _verdict(surprises: Sequence[Surprise], *, alone: bool) -> str:
     together = over_spread([max(one.deviation, -_CLIPPED) for one in surprises])
     if together <= -(ACT_FROM_ALONE if alone else ACT_FROM):
         return ACT
-    return WATCH if together <= -WATCH_FROM else HEALTHY
+    return WATCH if together <= -(WATCH_FROM_ALONE if alone else WATCH_FROM) else HEALTHY
 
 
 def _behind(surprises: Sequence[Surprise], deviation: float) -> str:
