@@ -96,9 +96,25 @@ def table_of(options: argparse.Namespace) -> CurveTable:
     table = loader(options)(options.paths)
     require_tasks(table, dict(options.chance))
     unknown = unknown_chance(table)
-    for note in (*table.notes, *([unknown] if unknown else [])):
+    for note in (*table.notes, *([unknown] if unknown else []), *_unused_lines(table, options)):
         print(f"Note: {note}")
     return table
+
+
+def _unused_lines(table: CurveTable, options: argparse.Namespace) -> list[str]:
+    """What is to be said of lines of `--runs` that are of no run of the paths, the references or the originals."""
+    if options.runs is None:
+        return []
+    from probes.dynamics.load import read_runs_file
+    from probes.dynamics.originals import ORIGINALS
+    from probes.dynamics.references import resolve
+
+    told = read_runs_file(options.runs)
+    _, further = resolve(table, getattr(options, "references", None) or [])
+    further += [name for name in getattr(options, "original", None) or [] if name not in ORIGINALS]
+    if not further or not told.unused(table.runs):
+        return told.unused(table.runs)
+    return told.unused([*table.runs, *loader(options)(further).runs])
 
 
 def loader(options: argparse.Namespace) -> Callable[[Sequence[str]], CurveTable]:

@@ -23,7 +23,8 @@ def load(
             exports), and names of published curves such as `published:pythia`.
         tokens_per_step: tokens of an optimizer step, where records name steps only.
         runs: what the records lack of runs, stronger than what they say: a CSV file with the column `run` and any of
-            `parameters`, `total_tokens`, `tokens_per_step` and `family`, or facts by the run's name.
+            `parameters`, `total_tokens`, `tokens_per_step` and `family`, or facts by the run's name. What is said of
+            runs that are not read is a note.
         chance: scores of guessing by task, or by how the names of tasks begin, stronger than what records say.
 
     Returns:
@@ -40,10 +41,12 @@ def load(
         told = read_runs_file(Path(runs))
     elif runs is not None:
         told = RunsFile(dict(runs), {})
-    return load_curves(
+    table = load_curves(
         paths,
         tokens_per_step=tokens_per_step,
         facts=told.facts,
         tokens_per_step_of=told.tokens_per_step,
         chance=chance,
     )
+    table.notes += tuple(told.unused(table.runs))
+    return table

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pretrain.config.nearest import nearest
 from pretrain.errors import ProbeError
 from pretrain.locate import run_of
 from probes.dynamics import published, published_gadre, published_recipes
@@ -52,10 +53,26 @@ class RunsFile:
     Attributes:
         facts: by the run's name; what the file does not say is None or empty.
         tokens_per_step: of the runs the file says it of.
+        source: names the file in messages.
     """
 
     facts: dict[str, RunFacts]
     tokens_per_step: dict[str, float]
+    source: str = "runs"
+
+    def unused(self, runs: Iterable[str]) -> list[str]:
+        """The sentence that says which lines name none of these runs, with the nearest run that has no line."""
+        read = list(runs)
+        without_line = [name for name in read if name not in self.facts]
+        named = []
+        for name in self.facts:
+            if name not in read:
+                near = nearest(name, without_line, count=1)
+                named.append(f"{name} (did you mean {near[0]}?)" if near else name)
+        if not named:
+            return []
+        which, are = ("1 line names", "is") if len(named) == 1 else (f"{len(named)} lines name", "are")
+        return [f"{self.source}: {which} no run that is read here and {are} not used: {_listed(named)}."]
 
 
 def load_curves(
@@ -148,7 +165,7 @@ def read_runs_file(path: Path) -> RunsFile:
         )
         if values["tokens_per_step"] is not None:
             lengths[row["run"]] = values["tokens_per_step"]
-    return RunsFile(facts, lengths)
+    return RunsFile(facts, lengths, f"--runs {path}")
 
 
 def _number(text: str | None, path: Path, line: int, column: str) -> float | None:

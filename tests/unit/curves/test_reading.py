@@ -81,3 +81,22 @@ def test_facts_of_runs_can_be_given_as_they_are(tmp_path: Path):
     found = curves.load(tmp_path / "scores.csv", runs={"x": RunFacts(name="x", parameters=2e9, total_tokens=1e12)})
     assert (found.runs["x"].parameters, found.runs["x"].total_tokens) == (2e9, 1e12)
     assert repr(found) == "CurveTable of 1 run(s), 1 curves, 1 scores: x"
+
+
+def test_lines_of_a_file_of_runs_that_are_of_no_run_are_said_with_the_nearest_name(tmp_path: Path):
+    (tmp_path / "scores.csv").write_text(
+        "run,tokens,task,metric,value\nmine-1.4b,2,piqa,acc,0.5\nmine-1.5b,2,piqa,acc,0.6\n"
+    )
+    told = tmp_path / "runs.csv"
+    told.write_text("run,parameters\nmine-1.5b,1.5e9\nmine_1.4b,1.4e9\nx,2e9\n")
+    found = curves.load(tmp_path / "scores.csv", runs=told)
+    assert found.notes == (
+        f"--runs {told}: 2 lines name no run that is read here and are not used: "
+        "mine_1.4b (did you mean mine-1.4b?), x.",
+    )
+    told.write_text("run,parameters\nmine-1.5b,1.5e9\nmine-1.4b,1.4e9\n")
+    assert curves.load(tmp_path / "scores.csv", runs=told).notes == ()
+    (note,) = curves.load(tmp_path / "scores.csv", runs={"mine": RunFacts(name="mine", parameters=2e9)}).notes
+    assert note.startswith(
+        "runs: 1 line names no run that is read here and is not used: mine (did you mean mine-1.4b?)"
+    )

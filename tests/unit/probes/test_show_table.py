@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from pretrain.errors import ProbeError
+from probes.commands.references import add_references_argument
 from probes.commands.show_table import (
     add_table_arguments,
     print_table,
@@ -113,3 +114,17 @@ def test_a_series_is_named_with_its_examples_where_it_is_there_at_several_number
     rows = [{"task": "a", "metric": "acc", "shots": 0}, {"task": "a", "metric": "acc", "shots": 5}]
     rows.append({"task": "b", "metric": "acc", "shots": 5})
     assert [series_name(row, rows) for row in rows] == ["a (acc, 0-shot)", "a (acc, 5-shot)", "b (acc)"]
+
+
+def test_a_line_of_runs_counts_as_used_where_the_references_have_its_run(tmp_path, capsys):
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.csv").write_text(f"run,tokens,task,metric,value\n{name},2,piqa,acc,0.5\n")
+    (tmp_path / "runs.csv").write_text("run,parameters\nmine,1e9\nother,5e8\nothr,6e8\n")
+    parser = argparse.ArgumentParser()
+    add_table_arguments(parser)
+    add_references_argument(parser, purpose="others")
+    words = [str(tmp_path / "mine.csv"), "--runs", str(tmp_path / "runs.csv")]
+    table_of(parser.parse_args([*words, "--references", str(tmp_path / "other.csv")]))
+    assert "1 line names no run that is read here and is not used: othr.\n" in capsys.readouterr().out
+    table_of(parser.parse_args(words))
+    assert "2 lines name no run that is read here and are not used: other, othr.\n" in capsys.readouterr().out
