@@ -225,6 +225,8 @@ def _row(verdict: Verdict) -> dict[str, Any]:
     series = facts.pop("series")
     shots = series["num_fewshot"] if series["num_fewshot"] >= 0 else None
     run = facts.pop("run")
+    if not verdict.noise_measured:
+        facts |= dict.fromkeys(("noise", "gain", "rise", "decay"))
     return {"run": run, "task": series["task"], "metric": series["metric"], "shots": shots, **facts}
 
 

@@ -105,8 +105,17 @@ def checkpoint_noise(tokens_C: np.ndarray, value_XC: np.ndarray, stderr_XC: np.n
     if stderr_XC is not None:
         error_X = _mean_of_known(np.asarray(stderr_XC, np.float64)[..., used_T + 1])
         noise_X = np.maximum(noise_X, STDERR_SHARE * np.nan_to_num(error_X))
-    tiny_X = 1e-9 * np.maximum(1.0, np.abs(value_XC).max(axis=-1))
-    return np.maximum(noise_X, tiny_X)
+    return np.maximum(noise_X, _least_noise(value_XC))
+
+
+def is_noise_measured(curve: TaskCurve, noise: float) -> bool:
+    """Whether a curve's noise is more than the number that stands for none: its scores do not lie on a smooth line."""
+    return not noise <= _least_noise(judged_value(curve))
+
+
+def _least_noise(value_XC: np.ndarray) -> np.ndarray:
+    """What stands for no noise, so that it can be divided by."""
+    return np.asarray(1e-9 * np.maximum(1.0, np.abs(value_XC).max(axis=-1)))
 
 
 def noise_pieces(tokens_C: np.ndarray, value_XC: np.ndarray) -> np.ndarray:

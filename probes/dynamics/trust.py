@@ -15,12 +15,20 @@ from scipy import special
 
 from probes.dynamics.definitions import monotonicity
 from probes.dynamics.metrics import is_score, tells_quality
-from probes.dynamics.noise import STDERR_SHARE, checkpoint_noise, judged_stderr, judged_value, unjudged_value
+from probes.dynamics.noise import (
+    STDERR_SHARE,
+    checkpoint_noise,
+    is_noise_measured,
+    judged_stderr,
+    judged_value,
+    unjudged_value,
+)
 from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, TaskCurve
 
 _NO_ABILITIES = frozenset({"bias", LOSS_DOMAIN})
 _WINDOW = 3
 """Checkpoints whose mean is called the score now."""
+_NO_NOISE = "no noise was measured, since its scores lie on a smooth line"
 
 _UNTRAINED_SHARE, _UNTRAINED_TOKENS = 0.02, 2e9
 """Checkpoints up to this share of a run, and up to so many tokens, show what a model has without having learnt the
@@ -76,6 +84,8 @@ class Verdict:
             chance.
         monotonicity: Spearman's correlation with time; nan for a constant curve.
         noise: checkpoint noise, in the metric's unit; of the logarithm for perplexities.
+        noise_measured: False where the scores lie on a smooth line, so that numbers in units of noise mean nothing but
+            their sign.
         gain: rise since the rule's step in units of noise: the curve's signal to noise.
         floor: the larger of chance and of what the earliest checkpoints had, which cannot be lost; in the
             metric's unit.
@@ -101,6 +111,7 @@ class Verdict:
     p_value: float
     monotonicity: float
     noise: float
+    noise_measured: bool
     gain: float
     floor: float
     rise: float
@@ -260,17 +271,16 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
     unknown_chance = not has_chance and is_score(curve.metric)
     if unknown_chance:
         rule = replace(rule, gain=rule.unknown_chance_gain)
-    failures = _failures(found, rule, count=count, has_chance=has_chance, decays=decays)
+    noise_measured = is_noise_measured(curve, found["noise"])
+    failures = _failures(found, rule, count=count, has_chance=has_chance, decays=decays, noise_measured=noise_measured)
     if unknown_chance and failures and count >= rule.checkpoints:
         failures.insert(0, "the score of guessing is not known")
     if failures:
         reason = "; ".join(failures)
     else:
         above = f"{found['above_chance']:.0f} standard errors above chance; " if has_chance else ""
-        reason = (
-            f"{above}rises with time (Spearman {found['monotonicity']:.2f}), by {found['gain']:.0f} times its noise; "
-            f"no decay"
-        )
+        by = f", by {found['gain']:.0f} times its noise" if noise_measured else f"; {_NO_NOISE}"
+        reason = f"{above}rises with time (Spearman {found['monotonicity']:.2f}){by}; no decay"
     return Verdict(
         run=curve.run,
         series=curve.series,
@@ -280,6 +290,7 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
         tokens=float(curve.tokens_C[-1]),
         num_checkpoints=count,
         chance=curve.chance,
+        noise_measured=noise_measured,
         risen=risen,
         decays=decays,
         trusted=not failures,
@@ -289,7 +300,9 @@ def _verdict(numbers: dict[str, np.ndarray], curve: TaskCurve, table: CurveTable
     )
 
 
-def _failures(found: dict[str, float], rule: TrustRule, *, count: int, has_chance: bool, decays: bool) -> list[str]:
+def _failures(
+    found: dict[str, float], rule: TrustRule, *, count: int, has_chance: bool, decays: bool, noise_measured: bool
+) -> list[str]:
     """What keeps a curve from being trusted, in words."""
     if count < rule.checkpoints:
         return [f"{count} checkpoints after the very first ones, {rule.checkpoints} needed"]
@@ -305,8 +318,11 @@ def _failures(found: dict[str, float], rule: TrustRule, *, count: int, has_chanc
         return [*failures, "all scores are equal"]
     if not found["monotonicity"] >= rule.monotonicity:
         failures.append(f"Spearman {found['monotonicity']:.2f} with time, {rule.monotonicity:g} needed")
-    if not found["gain"] >= rule.gain:
+    if not found["gain"] >= rule.gain and not noise_measured:
+        failures.append(f"ends no better than it began; {_NO_NOISE}")
+    elif not found["gain"] >= rule.gain:
         failures.append(f"moved by {found['gain']:.1f} times its noise, {rule.gain:g} needed")
     if decays:
-        failures.append(f"decays: {found['decayed']:.3f} below its best, {found['decay']:.1f} times its noise")
+        by = f"{found['decay']:.1f} times its noise" if noise_measured else _NO_NOISE
+        failures.append(f"decays: {found['decayed']:.3f} below its best, {by}")
     return failures

@@ -10,6 +10,7 @@ from probes import curves
 from probes.__main__ import main
 from probes.curves.trusted import Trust
 from probes.dynamics.recommend import recommend
+from probes.dynamics.table import LOSS_DOMAIN, CurveTable, Series, make_curve
 from probes.dynamics.trust import judge
 from tests.support.curve_family import SIZES, changed, family, run_of, with_values, write_csv
 from tests.support.figures import lines_of, panel_of
@@ -93,3 +94,22 @@ def test_recommended_curves_are_drawn_first(found):
     shown = found.plot(limit=len(watched))
     assert {axes.get_title().split("\n")[1].rpartition(":")[0] for axes in shown.axes} == watched
     assert f"{len(watched)} of {len(found)} are shown." in shown.get_supxlabel()
+
+
+def test_a_curve_on_a_smooth_line_says_that_no_noise_was_measured():
+    tokens = np.arange(1, 13) * 2e9
+    losses = {"rises": 5 - 0.1 * np.log(tokens), "falls": 1 + 0.1 * np.log(tokens)}
+    made = [
+        make_curve(
+            np.arange(1, 13) * 1000.0, tokens, values, np.full(12, np.nan),
+            run="mine", series=Series(task, "loss"), domain=LOSS_DOMAIN,
+        )
+        for task, values in losses.items()
+    ]  # fmt: skip
+    found = curves.trust(CurveTable([], made))
+    rises, falls = found.records
+    none = "no noise was measured, since its scores lie on a smooth line"
+    assert rises.trusted and rises.reason == f"rises with time (Spearman 1.00); {none}; no decay"
+    assert not falls.trusted and falls.reason.endswith(f"ends no better than it began; {none}")
+    assert [(row["gain"], row["decay"], row["noise"]) for row in found.rows()] == [(None, None, None)] * 2
+    assert "times its noise" not in found.text()
