@@ -219,6 +219,19 @@ def _nothing_left(table: CurveTable, unseen: Sequence[str], *, is_asked: bool, a
             "planned end into a column total_tokens of the table or of a --runs file. --seen 0.3 predicts the latest "
             "checkpoint from the first 30 %."
         )
+    past = [
+        name for name in table.runs if table.last_tokens(name) > 1.005 * (table.runs[name].total_tokens or float("inf"))
+    ]
+    if past:
+        now, planned = (
+            legible_count(int(tokens)) for tokens in (table.last_tokens(past[0]), table.runs[past[0]].total_tokens or 0)
+        )
+        others = f" The same holds of {', '.join(past[1:])}." if len(past) > 1 else ""
+        return (
+            f"{past[0]} is past its planned end: its latest checkpoint is at {now} tokens, {planned} were planned."
+            f"{others} Correct total_tokens in the table or in a --runs file, or name a later position with "
+            "--at-tokens. --seen 0.3 predicts the planned end from the first 30 %."
+        )
     return (
         "Every run in the table is at its planned end. Name one with --run NAME and how much of it to look at with "
         "--seen 0.3, or a later position with --at-tokens."

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from pretrain.track.legible import legible_count
 from probes.__main__ import main
 from probes.dynamics.load import load_curves
 from probes.dynamics.predict import predict_finals
 from probes.dynamics.siblings import predict_unseen
-from probes.dynamics.table import Series
+from probes.dynamics.table import CurveTable, Series
 from tests.support.curve_family import (
     ABILITIES,
     LAWS,
@@ -219,3 +220,21 @@ def test_what_is_not_there_cannot_be_read(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["predict"])
     assert stopped.value.code == 2
+
+
+def test_a_run_past_its_planned_end_is_called_so_with_both_numbers(whole, tmp_path, capsys):
+    total = 0.5 * whole.last_tokens(RUN)
+    own = whole.select(runs=[RUN])
+    path = write_csv(CurveTable([replace(own.runs[RUN], total_tokens=total)], own.curves), tmp_path / "past.csv")
+    assert main(["predict", str(path)]) == 1
+    error = capsys.readouterr().err
+    latest, planned = (legible_count(int(tokens)) for tokens in (2 * total, total))
+    assert (
+        f"{RUN} is past its planned end: its latest checkpoint is at {latest} tokens, {planned} were planned" in error
+    )
+    assert "is at its planned end" not in error and "total_tokens" in error and "--at-tokens" in error
+    later = str(int(2.5 * total))
+    assert main(["predict", str(path), "--at-tokens", later]) == 0
+    (tmp_path / "runs.csv").write_text(f"run,total_tokens\n{RUN},{later}\n")
+    assert main(["predict", str(path), "--runs", str(tmp_path / "runs.csv")]) == 0
+    capsys.readouterr()
