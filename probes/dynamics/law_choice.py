@@ -7,7 +7,7 @@ where size and length were never varied apart.
 from __future__ import annotations
 
 from probes.dynamics.fit_law import LawFit, fit_law
-from probes.dynamics.hold_out import held_out_error, with_intervals
+from probes.dynamics.hold_out import held_out, with_intervals
 from probes.dynamics.law_points import Points
 from probes.dynamics.laws import DIRECT, DIRECT_FLOPS, FLOPS_LAW, LADDER, ONE_EXPONENT, Law, Target
 from probes.dynamics.refusal import why_too_few
@@ -21,11 +21,11 @@ def fit_best(points: Points, *, target: Target, draws: int) -> LawFit:
     fits = [fit_law(law, points, target=target) for law in _OF_LOSSES if why_too_few(law, points) is None]
     if not fits:
         return _refused_or_flops(points, FLOPS_LAW, instead_of=ONE_EXPONENT, target=target, draws=draws)
-    errors = {fit.law.name: held_out_error(fit.law, fit.points, target=target) for fit in fits}
+    errors = {fit.law.name: held_out(fit.law, fit.points, target=target) for fit in fits}
 
     def rank(fit: LawFit) -> tuple[bool, float]:
         error = errors[fit.law.name]
-        return fit.refused is not None, float("inf") if error is None else error
+        return fit.refused is not None, float("inf") if error is None else error.root_mean_square
 
     best = min(fits, key=rank)
     return with_intervals(best, draws=draws, error=errors[best.law.name])

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from probes.dynamics.fit_law import fit_law, quantiles
-from probes.dynamics.hold_out import SHARE_OF_HELD_OUT, held_out_error, with_intervals
+from probes.dynamics.hold_out import HeldOut, held_out, with_intervals
 from probes.dynamics.law_choice import fit_best, fit_direct
 from probes.dynamics.law_points import Points, place
 from probes.dynamics.laws import DIRECT, FLOPS_LAW, LADDER, ONE_EXPONENT, Target
@@ -25,29 +25,33 @@ def points(law, value_K, *, noise=0.0, sizes=SIZES, ratios=RATIOS, seed=0):
 def test_the_held_out_error_is_that_of_fits_without_the_largest_size_and_without_the_longest_runs():
     given = points(LADDER, TWO, noise=0.01)
     n, ratio = given.feature_R["parameters"], given.feature_R["tokens"] / given.feature_R["parameters"]
-    by_hand = []
+    spreads, roots = [], []
     for held in (n == n.max(), ratio > 100):
         fit = fit_law(LADDER, given.where(~held))
         told = LADDER.values(fit.value_K, given.where(held).feature_R)
-        by_hand.append(np.median(np.abs(np.log(given.value_R[held] / told))) / stats.norm.ppf(0.75))
-    assert held_out_error(LADDER, given) == pytest.approx(np.mean(by_hand), rel=1e-9)
+        off = np.log(given.value_R[held] / told)
+        spreads.append(np.median(np.abs(off)) / stats.norm.ppf(0.75))
+        roots.append(np.sqrt(np.mean(off**2)))
+    found = held_out(LADDER, given)
+    assert found.spread == pytest.approx(np.mean(spreads), rel=1e-9)
+    assert found.root_mean_square == pytest.approx(np.mean(roots), rel=1e-9)
 
 
 def test_a_law_that_is_right_has_no_held_out_error_and_one_that_is_wrong_has():
     given = points(LADDER, TWO)
-    assert held_out_error(LADDER, given) < 1e-4
-    assert held_out_error(ONE_EXPONENT, given) > 1e-3
+    assert held_out(LADDER, given).root_mean_square < 1e-4
+    assert held_out(ONE_EXPONENT, given).root_mean_square > 1e-3
 
 
 def test_intervals_get_wider_where_the_form_is_wrong_on_held_out_runs():
     given = points(LADDER, TWO, noise=0.003)
     fit = fit_law(LADDER, given)
-    plain = with_intervals(fit, draws=100, error=0.0)
-    wide = with_intervals(fit, draws=100, error=0.1)
+    plain = with_intervals(fit, draws=100, error=HeldOut(0.0, 0.0))
+    wide = with_intervals(fit, draws=100, error=HeldOut(0.1, 0.1))
     at = place(5e9, 1e11)
     width = {name: np.diff(quantiles(one.draws_at(at), 0.8))[0] for name, one in (("plain", plain), ("wide", wide))}
     # A normal distribution's middle 80% is 2.56 standard deviations wide; 100 draws tell it to a tenth.
-    assert width["wide"] == pytest.approx(2.56 * SHARE_OF_HELD_OUT * 0.1 * fit.predict(at).value, rel=0.25)
+    assert width["wide"] == pytest.approx(2.56 * 0.1 * fit.predict(at).value, rel=0.25)
     assert width["wide"] > 3 * width["plain"]
 
 
@@ -58,14 +62,16 @@ def test_a_single_bad_run_does_not_widen_an_interval():
     )
     at, widths = place(1e9, 1e11), []
     for one in (given, spoilt):
-        low, high = quantiles(with_intervals(fit_law(LADDER, one), draws=100, error=0.0).draws_at(at), 0.8)
+        low, high = quantiles(
+            with_intervals(fit_law(LADDER, one), draws=100, error=HeldOut(0.0, 0.0)).draws_at(at), 0.8
+        )
         widths.append(high / low - 1)
     assert widths[1] < 3 * widths[0]
 
 
 def test_where_nothing_can_be_held_out_the_ladder_s_widening_stands_in():
     given = points(LADDER, TWO, noise=0.003, sizes=SIZES[:3], ratios=RATIOS[:3])
-    assert held_out_error(LADDER, given) is None
+    assert held_out(LADDER, given) is None
     fit = with_intervals(fit_law(LADDER, given), draws=20)
     assert (fit.widening, fit.law_error) == (WIDENING, 0.0)
 
