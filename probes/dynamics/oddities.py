@@ -60,10 +60,16 @@ def jump(domain: str, windows: Sequence[Sequence[Surprise]]) -> list[Evidence]:
     return [Evidence(kind="jump", verdict=WATCH, domain=domain, deviation=deviation, sentence=sentence)]
 
 
-def louder(curves: Sequence[TaskCurve]) -> list[Evidence]:
-    """Scores swing much more from checkpoint to checkpoint than they did, over all tasks together."""
+def louder(curves: Sequence[TaskCurve], *, total_tokens: float | None = None) -> list[Evidence]:
+    """Scores swing much more from checkpoint to checkpoint than they did, over all tasks together.
+
+    Args:
+        curves: of the run; the very first checkpoints, at which scores hardly move, do not count.
+        total_tokens: of the whole run as planned.
+    """
     ratios = []
-    for curve in curves:
+    for whole in curves:
+        curve = whole.since_step(whole.first_steps(total_tokens))
         piece_T = noise_pieces(curve.tokens_C, judged_value(curve))
         if len(piece_T) < _LOUDER_BEFORE + _LOUDER_PIECES:
             continue

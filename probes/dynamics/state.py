@@ -207,7 +207,7 @@ def _of_run(look: _Look) -> list[Evidence]:
         *look.behind(losses, domain=LOSS_DOMAIN),
         *divergence(pooled(lowest(tasks)), look.losses, pooled(lowest(losses))),
         *_decay(look.table, look.run),
-        *louder(look.tasks),
+        *louder(look.tasks, total_tokens=look.table.runs[look.run].total_tokens),
         *swapped(look.tasks),
         *counting(look.table, look.run),
     ]

@@ -7,6 +7,7 @@ import pytest
 
 from probes.dynamics.evidence import WATCH
 from probes.dynamics.oddities import counting, louder, swapped
+from probes.dynamics.published import PYTHIA_TASKS, PYTHIA_TOKENS_PER_STEP, PYTHIA_TOTAL_TOKENS, pythia
 from probes.dynamics.state import assess
 from probes.dynamics.table import CurveTable
 from tests.support.curve_family import LAWS, changed, family, with_values
@@ -72,6 +73,17 @@ def test_a_fall_or_a_jump_is_not_taken_for_noise(dense):
         for shift in (-0.2, 0.2):
             moved = fault(dense, lambda v, late_C, shift=shift: v + shift * late_C, last=last, step=DENSE[-3])
             assert louder(tasks_of(moved)) == [], (last, shift)
+
+
+@pytest.mark.parametrize("step", [23_000, 33_000, 43_000])
+def test_the_first_rise_of_a_run_is_no_noise_beside_checkpoints_at_which_nothing_had_been_learnt(step):
+    table = pythia(deduped=False, num_fewshot=0)
+    curves = [
+        curve.until(step * PYTHIA_TOKENS_PER_STEP)
+        for task in PYTHIA_TASKS
+        if (curve := table.get("pythia-1.4b", replace(task, num_fewshot=0))) is not None
+    ]
+    assert louder(curves, total_tokens=PYTHIA_TOTAL_TOKENS) == []
 
 
 def exchanged(table, first, second, *, last):
