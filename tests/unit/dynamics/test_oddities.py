@@ -68,6 +68,19 @@ def test_noise_that_is_three_times_larger_is_noticed(dense):
         assert louder(tasks_of(at(dense, step))) == [], step
 
 
+def test_the_steep_rise_between_far_apart_first_checkpoints_is_no_noise():
+    octaves = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 3_000, *range(13_000, 150_000, 10_000))
+    early = family(offset=1.0, seed=3, steps=octaves).select(runs=[RUN])
+
+    def guessed_before(curve):
+        chance = TASKS[curve.task].chance if curve.task in TASKS else curve.value_C
+        return with_values(curve, np.where(curve.tokens_C < 1_000 * 2e6, chance, curve.value_C))
+
+    table = changed(early, guessed_before)
+    for step in octaves[10:]:
+        assert louder(tasks_of(at(table, step)), total_tokens=150_000 * 2e6) == [], step
+
+
 def test_a_fall_or_a_jump_is_not_taken_for_noise(dense):
     for last in (1, 2, 3, 5):
         for shift in (-0.2, 0.2):
