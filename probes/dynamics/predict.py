@@ -125,7 +125,8 @@ def _say(
     ends = {one: references_end(table, run, one, references=references, tokens=tokens) for one in series}
     carried = [one for one in series if ends[one] is None]
     surfaces = fit_surfaces(table, runs=[*references, run], series=carried) if carried else {}
-    own = extrapolate({one: curve for one, curve in past.items() if len(curve) >= FEWEST}, tokens)
+    long_enough = {one: curve for one, curve in past.items() if len(curve) >= FEWEST}
+    own, own_alone = (extrapolate(long_enough, tokens, alone=alone) for alone in (False, True))
     found: dict[Series, _Said | str] = {}
     for one in series:
         learnt_from = [name for name in references if table.get(name, one) and table.runs[name].parameters]
@@ -145,7 +146,7 @@ def _say(
         elif own_ends is None:
             few = f", only {len(past[one])} checkpoints" if len(past[one]) < SHORT_CURVE else ""
             instead = f"; {ends[one]}" if learnt_from else ""
-            found[one] = _Said(own[one], f"own past{few}{instead}")
+            found[one] = _Said(own_alone[one], f"own past{few}{instead}")
         else:
             found[one] = f"{own_ends}; {ends[one] or 'its references have too few scores of it'}."
     return found

@@ -67,10 +67,22 @@ def alone(curve, tokens=LATER):
     return extrapolate({curve.series: curve}, tokens)[curve.series]
 
 
+def beside_references(curve, tokens=LATER):
+    return extrapolate({curve.series: curve}, tokens, alone=False)[curve.series]
+
+
 def test_a_power_law_without_a_floor_is_continued_exactly():
     for beta in (0.05, 0.2):
         curve = made(power(0.4, beta, 0.0, TOKENS, bound=1.0))
-        assert alone(curve).mean_Q[0] == pytest.approx(power(0.4, beta, 0.0, LATER, bound=1.0), abs=1e-12)
+        assert beside_references(curve).mean_Q[0] == pytest.approx(power(0.4, beta, 0.0, LATER, bound=1.0), abs=1e-12)
+
+
+def test_a_score_of_which_nothing_else_is_known_gains_a_part_of_what_its_law_says():
+    curve = made(power(0.4, 0.2, 0.0, TOKENS, bound=1.0))
+    now, law = curve.value_C[-1], power(0.4, 0.2, 0.0, LATER, bound=1.0)
+    assert alone(curve).mean_Q[0] == pytest.approx(now + 0.85 * (law - now), abs=1e-12)
+    short = curve.where(np.arange(len(curve)) >= len(curve) - 4)
+    assert alone(short).mean_Q[0] == pytest.approx(law, abs=1e-12), "the law of a short curve looks further back"
 
 
 def test_losses_stay_above_three_quarters_of_the_lowest_so_far():
