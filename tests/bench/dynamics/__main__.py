@@ -34,8 +34,12 @@ SECTIONS = {
 }
 
 OLDER = "older_pythia"
-EVERY_SECTION = SECTIONS | {OLDER: "Older Pythia runs, on which no setting was chosen: verdicts"}
-"""With the section that needs a folder of its own."""
+OLDER_SECTIONS = {
+    "older_finals": "Final scores of older Pythia runs, on which no setting was chosen: 1.4B to 12B with references",
+    OLDER: "Older Pythia runs, on which no setting was chosen: verdicts",
+}
+EVERY_SECTION = SECTIONS | OLDER_SECTIONS
+"""With those that need a folder of their own."""
 
 
 def run(names: Sequence[str], *, quick: bool, older: Path | None = None) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def run(names: Sequence[str], *, quick: bool, older: Path | None = None) -> dict
     found: dict[str, Any] = {}
     for name in names:
         start = time.perf_counter()
-        options = {"folder": older} if name == OLDER else {}
+        options = {"folder": older} if name in OLDER_SECTIONS else {}
         figures = dict(importlib.import_module(f"tests.bench.dynamics.{name}").figures(quick=quick, **options))
         found[name] = figures | {"seconds": time.perf_counter() - start}
         print(f"\n{name}, {found[name]['seconds']:.0f} s\n\n{table_of(name, figures)}", flush=True)
@@ -83,9 +87,9 @@ def main(arguments: list[str]) -> None:
     """Runs and writes the result, or prints the tables of one."""
     parser = argparse.ArgumentParser("python -m tests.bench.dynamics", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sets and draws")
-    parser.add_argument("--section", action="append", choices=list(SECTIONS), help="only these")
+    parser.add_argument("--section", action="append", choices=list(EVERY_SECTION), help="only these")
     parser.add_argument(
-        "--older-pythia", type=Path, metavar="FOLDER", help="evals/pythia-v0 of a clone of EleutherAI/pythia: only this"
+        "--older-pythia", type=Path, metavar="FOLDER", help="evals/pythia-v0 of a clone of EleutherAI/pythia: only its"
     )
     parser.add_argument("--table", action="store_true", help="print the tables of the file instead")
     parser.add_argument("--json", type=Path, required=True)
@@ -94,9 +98,13 @@ def main(arguments: list[str]) -> None:
         figures = json.loads(line.json.read_text())["figures"]
         print(readme(figures))
         return
+    names = line.section or list(OLDER_SECTIONS if line.older_pythia else SECTIONS)
+    if not line.older_pythia and (need := [name for name in names if name in OLDER_SECTIONS]):
+        parser.error(
+            f"--section {need[0]} needs --older-pythia FOLDER: evals/pythia-v0 of a clone of EleutherAI/pythia"
+        )
     machine = describe_machine(threads=1)
     is_quiet(machine)
-    names = line.section or ([OLDER] if line.older_pythia else list(SECTIONS))
     kept = json.loads(line.json.read_text())["figures"] if names != list(SECTIONS) and line.json.exists() else {}
     found = {name: kept[name] for name in EVERY_SECTION if name in kept}
     found |= run(names, quick=line.quick, older=line.older_pythia)

@@ -28,6 +28,8 @@ SPARSE_STEPS = (3_000, 23_000, 43_000, 73_000)
 GROUPS = {"held_out": True, "chosen_on": False}
 """Whether their data is deduplicated."""
 
+HEAD = ("", "last value", "line", "power law", "damped line", "predicted", "bias", "80% held")
+
 _TARGETS_ABOVE = 1e9
 _SPARSE = ("30%", "51%")
 _BASELINES: dict[str, Callable[[TaskCurve, float], float]] = {
@@ -53,36 +55,51 @@ def figures(*, quick: bool) -> dict[str, Any]:
 
 def table(figures: Mapping[str, Any]) -> str:
     """One row for each share, of the runs that are held out first."""
-    head = ["", "last value", "line", "power law", "damped line", "predicted", "bias", "80% held"]
     rows: list[list[object]] = []
     for group, named in (("held_out", "held out"), ("chosen_on", "chosen on")):
         for way, words in (("with_references", ""), ("own_past", ", own past"), ("sparse", ", own past, few*")):
             for share, at in figures[group][way].items():
-                errors = [at[name] for name in (*_BASELINES, "predicted")]
-                rows.append([f"{share}{words}, {named}", *errors, f"{at['bias']:+.4f}", f"{at['coverage_80']:.2f}"])
-    return markdown(head, rows)
+                rows.append(row(f"{share}{words}, {named}", at))
+    return markdown(HEAD, rows)
+
+
+def row(named: str, at: Mapping[str, Any]) -> list[object]:
+    """A row below `HEAD`."""
+    errors = [at[name] for name in (*_BASELINES, "predicted")]
+    return [named, *errors, f"{at['bias']:+.4f}", f"{at['coverage_80']:.2f}"]
 
 
 def _group(deduped: bool, shares: Mapping[str, int]) -> dict[str, Any]:
     ways = {
-        "with_references": {share: _with_references(deduped, step) for share, step in shares.items()},
+        "with_references": {share: with_references(_sets(deduped), step) for share, step in shares.items()},
         "own_past": {share: _alone(deduped, step) for share, step in shares.items() if share != "9%"},
         "sparse": {share: _alone(deduped, step, sparse=True) for share, step in shares.items() if share in _SPARSE},
     }
+    for at in (at for way in ways.values() for at in way.values()):
+        at.pop("_bias_of_run")
     inside = [held for at in ways["with_references"].values() for held in at.pop("_inside")]
     alone = [held for way in ("own_past", "sparse") for at in ways[way].values() for held in at.pop("_inside")]
     return {"coverage_80": mean(inside), "coverage_80_own_past": mean(alone), "num_predictions": len(inside), **ways}
 
 
-def _with_references(deduped: bool, step: int) -> dict[str, Any]:
-    """Every size above 1B, from the smaller ones."""
+def with_references(tables: Sequence[tuple[CurveTable, list[Series]]], step: int) -> dict[str, Any]:
+    """Every size above 1B, from the smaller ones.
+
+    Args:
+        tables: sets of runs of one family, each with the series that are predicted.
+        step: of the published Pythia's tokens a step; what is later of a run is not known.
+
+    Returns:
+        Mean errors; and, for the caller to take out, which truths lay in their intervals as `_inside`, and each run's
+        bias as `_bias_of_run`.
+    """
     errors = _Errors()
     refused = 0
-    for whole, tasks in _sets(deduped):
+    for whole, tasks in tables:
         for run in sizes(whole, above=_TARGETS_ABOVE):
             known = whole.until(run, tokens_at(step))
             references = family_references(known, run).names
-            assert references == [name for name in sizes(whole) if name in references]
+            assert set(references) <= set(sizes(whole, above=0.0, below=whole.runs[run].parameters or 0.0))
             found = predict_finals(known, run, series=tasks, references=references, even_at_chance=True)
             errors.add(known, whole, found)
             refused += len(at_chance(known, tasks, references=references, run=run))
@@ -111,6 +128,7 @@ class _Errors:
 
     def __init__(self) -> None:
         self._off: dict[str, list[float]] = defaultdict(list)
+        self._off_of_run: dict[str, list[float]] = defaultdict(list)
         self._inside: list[bool] = []
 
     def add(self, known: CurveTable, whole: CurveTable, found: Sequence[Prediction]) -> None:
@@ -118,9 +136,10 @@ class _Errors:
         for one in found:
             assert one.refused is None, one
             seen, curve = known.get(one.run, one.series), whole.get(one.run, one.series)
-            assert seen is not None and curve is not None and curve.step_C[-1] == 143_000
+            assert seen is not None and curve is not None and curve.tokens_C[-1] == PYTHIA_TOTAL_TOKENS
             truth, past = float(curve.value_C[-1]), relevant(seen, float(PYTHIA_TOTAL_TOKENS))
             self._off["predicted"].append(one.value - truth)
+            self._off_of_run[one.run].append(one.value - truth)
             self._inside.append(one.low <= truth <= one.high)
             for name, method in _BASELINES.items():
                 self._off[name].append(method(past, float(PYTHIA_TOTAL_TOKENS)) - truth)
@@ -135,4 +154,5 @@ class _Errors:
             "ratio": means["predicted"] / best,
             "coverage_80": mean(self._inside),
             "_inside": self._inside,
+            "_bias_of_run": {run: mean(offs) for run, offs in self._off_of_run.items()},
         }

@@ -25,10 +25,11 @@ _LAST_STEP_OF_LARGE_BATCHES = 71_500
 
 
 def older_tables(folder: Path) -> dict[tuple[bool, int], CurveTable]:
-    """The four sets of eight runs each, by whether the data is deduplicated and by examples in the prompt.
+    """The four sets, by whether the data is deduplicated and by examples in the prompt.
 
-    Examples are those of the folder's name: some files of `five-shot` say 0 in their configuration. LAMBADA's
-    perplexity stands for the loss, as in the published sets.
+    Sets with no example have eight runs, those with five examples have five. In `five-shot` of 160M, 410M and 1.4B
+    every file says in its configuration that there was no example, and its scores are those of `zero-shot`: these files
+    are left out. LAMBADA's perplexity stands for the loss, as in the published sets.
     """
     return {(deduped, shots): _table(folder, deduped, shots) for deduped in (False, True) for shots in _FOLDERS}
 
@@ -55,14 +56,17 @@ def _table(folder: Path, deduped: bool, shots: int) -> CurveTable:
     curves: list[TaskCurve] = []
     for name, known in pythia(deduped=deduped, num_fewshot=0).runs.items():
         run = name.removesuffix("-bf16")
-        read = read_lm_eval(folder / run / _FOLDERS[shots], tokens_per_step=PYTHIA_TOKENS_PER_STEP)
+        everything = read_lm_eval(folder / run / _FOLDERS[shots], tokens_per_step=PYTHIA_TOKENS_PER_STEP)
+        read = [curve for curve in everything if curve.series.num_fewshot == shots]
+        if not read:
+            continue
         last = max(int(curve.step_C[-1]) for curve in read)
         factor = 2 if last == _LAST_STEP_OF_LARGE_BATCHES else 1
         facts.append(replace(known, name=run, total_tokens=float(PYTHIA_TOTAL_TOKENS)))
-        curves += [_as_published(curve, run, shots, factor) for curve in read]
+        curves += [_as_published(curve, run, factor) for curve in read]
     return CurveTable(facts, curves)
 
 
-def _as_published(curve: TaskCurve, run: str, shots: int, factor: int) -> TaskCurve:
+def _as_published(curve: TaskCurve, run: str, factor: int) -> TaskCurve:
     domain = LOSS_DOMAIN if curve.metric == "ppl" else curve.domain
-    return replace(curve, run=run, num_fewshot=shots, tokens_C=curve.tokens_C * factor, domain=domain)
+    return replace(curve, run=run, tokens_C=curve.tokens_C * factor, domain=domain)
