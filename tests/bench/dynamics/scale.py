@@ -142,6 +142,7 @@ def _probe_lines(name: str, parameters: float, noise: np.random.Generator) -> li
     ability = 0.35 * np.log(tokens / 1e10)[:, None] + 0.45 * math.log(parameters / 1e9) - easy[None, :]
     chance = np.array([0.0, 0.25, 0.5])[np.arange(TASKS) % 3]
     value = chance + (0.95 - chance) / (1 + np.exp(-ability)) + noise.normal(0, 0.008, ability.shape)
+    value = np.clip(value, 0.0, 1.0)
     ends = [
         f'", "domain": "{_DOMAINS[task % len(_DOMAINS)]}", "num_fewshot": 0, "metric": "acc", "value": '
         for task in range(TASKS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from probes.dynamics.surprises import WATCH_FROM
 from probes.report.state_section import state_section
 
 STATE = {
@@ -21,7 +22,7 @@ def test_the_latest_verdict_leads_with_its_reason_and_its_domains():
     assert "1 of 2 saves called for watch or act" in page
     assert (
         "change: the scores of the last one to three checkpoints against what was expected" in page
-        and "From -2.5 down" in page
+        and f"From {-WATCH_FROM:g} down it calls for watch" in page
     )
 
 
