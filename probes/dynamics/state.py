@@ -171,8 +171,15 @@ class _Look:
 
     def behind(self, windows: Windows, *, domain: str = "") -> list[Evidence]:
         """What lies below expectation, by the thresholds that hold here."""
-        alone = not self.expectation.references
-        return fell_behind(windows, limit=WATCH if self.early else ACT, alone=alone, domain=domain)
+        series = {surprise.series for surprises in windows for surprise in surprises}
+        falls = [fall for fall in self.falls if fall.series in series]
+        return fell_behind(
+            windows,
+            limit=WATCH if self.early else ACT,
+            alone=not self.expectation.references,
+            fell=bool(joint_fall(falls) or task_falls(falls)),
+            domain=domain,
+        )
 
 
 def _look(table: CurveTable, run: str, watched: Sequence[Series], expectation: Expectation) -> _Look:

@@ -21,6 +21,8 @@ run's own past alone, whose deviations have wider tails."""
 _ONE_WATCH_FROM = 3.6
 _ONE_ACT_FROM, _CONFIRMED_FROM, _NOT_OVER_FROM = 3.8, 2.0, 1.0
 """Of a single task or loss: its mean over the window, and that of the second furthest of its checkpoints."""
+_UNSEEN_FACTOR = 2.0
+"""Where the run's own curves show no fall of these tasks, a deviation must be so many times as far for `act`."""
 _CLIPPED = 4.0
 """Of one task among several: one alone cannot make all of them fall."""
 
@@ -66,19 +68,23 @@ def lowest(windows: Windows) -> list[Surprise]:
     return min(windows, key=pooled) if windows else []
 
 
-def fell_behind(windows: Windows, *, limit: str, alone: bool, domain: str = "") -> list[Evidence]:
+def fell_behind(windows: Windows, *, limit: str, alone: bool, fell: bool, domain: str = "") -> list[Evidence]:
     """The gravest that the windows of some tasks together call for.
+
+    An expectation can be wrong while the run is well: `act` needs a fall of the run's own curves beside it, or a
+    deviation that is twice as far.
 
     Args:
         windows: of tasks or losses.
         limit: the gravest verdict allowed.
         alone: whether the run is held against its own past alone.
+        fell: whether the same curves are below what they had (`probes.dynamics.falls`).
         domain: of the tasks, `LOSS_DOMAIN` of losses; empty for all tasks together.
     """
     found = [
         (VERDICTS.index(verdict), -pooled(surprises), surprises)
         for surprises in windows
-        if (verdict := _verdict(surprises, alone=alone)) != HEALTHY
+        if (verdict := _verdict(surprises, alone=alone, fell=fell)) != HEALTHY
     ]
     if not found:
         return []
@@ -125,17 +131,19 @@ def divergence(change: float, losses: Sequence[TaskCurve], loss_change: float) -
     return [Evidence(kind="divergence", verdict=WATCH, deviation=change, sentence=sentence)]
 
 
-def _verdict(surprises: Sequence[Surprise], *, alone: bool) -> str:
+def _verdict(surprises: Sequence[Surprise], *, alone: bool, fell: bool) -> str:
+    factor = 1.0 if fell else _UNSEEN_FACTOR
     if len(surprises) == 1:
         only = surprises[0]
-        if only.deviation <= -_ONE_ACT_FROM and only.confirmed <= -_CONFIRMED_FROM:
+        if only.deviation <= -factor * _ONE_ACT_FROM and only.confirmed <= -_CONFIRMED_FROM:
             return ACT
         # A dip that is over already weighs on the mean of the window, but only its own checkpoint lies low.
         low = only.window == 1 or only.confirmed <= -_NOT_OVER_FROM
         return WATCH if low and only.deviation <= -_ONE_WATCH_FROM else HEALTHY
-    together = over_spread([max(one.deviation, -_CLIPPED) for one in surprises])
-    if together <= -(ACT_FROM_ALONE if alone else ACT_FROM):
+    together = over_spread([max(one.deviation, -factor * _CLIPPED) for one in surprises])
+    if together <= -factor * (ACT_FROM_ALONE if alone else ACT_FROM):
         return ACT
+    together = over_spread([max(one.deviation, -_CLIPPED) for one in surprises])
     return WATCH if together <= -(WATCH_FROM_ALONE if alone else WATCH_FROM) else HEALTHY
 
 
