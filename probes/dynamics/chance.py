@@ -64,7 +64,9 @@ def at_chance(
         elif significant:
             flat.add(verdict.series)
         checkpoints[verdict.series] = max(checkpoints[verdict.series], verdict.num_checkpoints)
-    where = "this run and its references" if run is not None else "every run that measured it"
+    where = "every run that measured it"
+    if run is not None:
+        where = "this run and its references" if references else "this run"
 
     def why(one: Series) -> str:
         if one in unknown:

@@ -171,6 +171,23 @@ def draw_chance(axes: Axes, chance: float) -> Any:
     return axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1.0, zorder=1)
 
 
+def draw_prediction(axes: Axes, place: float, value: float, *, low: float, high: float) -> Any:
+    """Draws what is predicted at one place, with its interval; without one where its ends are not known (nan)."""
+    ends = [[value - low], [high - value]] if np.isfinite([low, high]).all() else [[0.0], [0.0]]
+    return axes.errorbar(
+        [place],
+        [value],
+        yerr=np.maximum(ends, 0.0),
+        color=PALETTE[1],
+        marker="D",
+        markersize=5,
+        capsize=4,
+        linewidth=1.6,
+        linestyle="none",
+        zorder=5,
+    )
+
+
 def finish(figure: Figure, handles: Mapping[str, Any], *, title: str) -> None:
     """The title and one legend for all panels, above them; marks that are None are left out."""
     shown = {name: handle for name, handle in handles.items() if handle is not None}

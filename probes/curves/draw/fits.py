@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probes.curves.draw.canvas import Chart, count_axis, finish, panels, value_axis
+from probes.curves.draw.canvas import Chart, count_axis, draw_prediction, finish, panels, value_axis
 from probes.dynamics.fit_law import LawFit, quantiles
 from probes.dynamics.laws import FLOPS, TOKENS
 from probes.report.layout import INK, PALETTE
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probes.dynamics.fit_table import Fitted
     from probes.dynamics.two_step import TwoStepFit
 
-_BLUE, _RED = PALETTE[:2]
+_BLUE = PALETTE[0]
 _AXIS_NAMES = {TOKENS: "tokens (log)", FLOPS: "training FLOPs (log)"}
 
 
@@ -78,18 +78,8 @@ def _draw_fit(panel: Axes, one: Fitted, level: float) -> dict[str, Any]:
     predicted = one.row["predicted"]
     if one.at is not None and predicted is not None and axis in one.at:
         low, high = one.row[f"low_{level:.0%}"], one.row[f"high_{level:.0%}"]
-        below, above = ((predicted - low), (high - predicted)) if np.isfinite(low) else (0.0, 0.0)
-        handles[f"prediction, {level:.0%} interval"] = panel.errorbar(
-            [one.at[axis]],
-            [predicted],
-            yerr=[[max(below, 0.0)], [max(above, 0.0)]],
-            color=_RED,
-            marker="D",
-            markersize=5,
-            capsize=4,
-            linewidth=1.6,
-            linestyle="none",
-            zorder=5,
+        handles[f"prediction, {level:.0%} interval"] = draw_prediction(
+            panel, one.at[axis], predicted, low=low, high=high
         )
     value_axis(panel, str(one.row["metric"]))
     return handles

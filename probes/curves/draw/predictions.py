@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 
-from probes.curves.draw.canvas import Chart, draw_chance, draw_curve, finish, panels, token_axis, value_axis
+from probes.curves.draw.canvas import (
+    Chart,
+    draw_chance,
+    draw_curve,
+    draw_prediction,
+    finish,
+    panels,
+    token_axis,
+    value_axis,
+)
 from probes.dynamics.predict import LEVEL, Prediction
 from probes.dynamics.references import family_references
 from probes.report.layout import INK, MUTED, PALETTE
@@ -69,18 +78,7 @@ def _draw_final(panel: Axes, found: Predictions, one: Prediction, others: Sequen
             panel, axis, curve, color=INK, marker="o", markersize=2.5, linewidth=1.2, zorder=4
         )
     place = axis.place(one.tokens)
-    handles[f"prediction, {LEVEL:.0%} interval"] = panel.errorbar(
-        [place],
-        [one.value],
-        yerr=[[one.value - one.low], [one.high - one.value]],
-        color=_RED,
-        marker="D",
-        markersize=5,
-        capsize=4,
-        linewidth=1.6,
-        linestyle="none",
-        zorder=5,
-    )
+    handles[f"prediction, {LEVEL:.0%} interval"] = draw_prediction(panel, place, one.value, low=one.low, high=one.high)
     came = found.came(one)
     if came is not None:
         handles["score that came"] = panel.plot(

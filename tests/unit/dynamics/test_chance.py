@@ -108,7 +108,7 @@ def sparse(value, *, stderr=np.nan, chance=0.25, count=1):
 
 def test_few_checkpoints_are_above_chance_if_the_latest_is_and_otherwise_refused_as_few():
     series = [Series("task_0", "acc", 0)]
-    few = "at most 3 checkpoint(s) after the very first ones in this run and its references"
+    few = "at most 3 checkpoint(s) after the very first ones in this run"
     assert at_chance(sparse(0.35), series, references=[], run="run") == {}
     assert at_chance(sparse(0.26), series, references=[], run="run") == {
         series[0]: f"{few}, and the latest score is not above guessing."
